@@ -1,0 +1,1 @@
+//! Python bindings: translation only, no logic.

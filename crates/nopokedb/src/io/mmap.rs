@@ -1,0 +1,5 @@
+//! Mapped memory.
+
+/// A mapped range of a file.
+#[derive(Debug)]
+pub struct Region {}

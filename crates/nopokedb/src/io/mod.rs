@@ -1,0 +1,4 @@
+//! The one door to the disk: see [`vfs`] for the contract.
+
+pub(crate) mod mmap;
+pub(crate) mod vfs;

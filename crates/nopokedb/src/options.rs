@@ -1,0 +1,80 @@
+//! Options as plain structs. A value out of range is refused naming the limit, never capped quietly.
+
+use crate::error::{Error, Result};
+use crate::types::Metric;
+
+/// The largest dimension: it is stored in 16 bits, and 65,535 floats are already 256 KiB a row.
+pub const MAX_DIM: usize = 65_535;
+
+/// How a database is opened. Build one with [`Options::new`] and change what you need.
+///
+/// ```
+/// use nopokedb::{Metric, Options};
+/// let options = Options { metric: Metric::L2, ef: 100, ..Options::new(384) };
+/// assert_eq!(options.dim, 384);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Dimension of every vector, 1 to [`MAX_DIM`]. Must equal the stored one when the database exists.
+    pub dim: usize,
+    /// Distance. Must equal the stored one when the database exists.
+    pub metric: Metric,
+    /// A hint of how many rows will come; never a limit.
+    pub max_elements: usize,
+    /// Links per node and layer of the graph (twice that on the ground layer), 2 to 256. `None` keeps the stored value,
+    /// or 16 in a new database. Changing it rebuilds the graph in the background.
+    pub m: Option<usize>,
+    /// Beam width while building, 8 to 4,096. `None` keeps the stored value, or 200 in a new database.
+    pub ef_construction: Option<usize>,
+    /// Beam width of a query unless the query says otherwise, 1 to 65,536.
+    pub ef: usize,
+    /// How long to wait for another writer to let go, in milliseconds. 0 fails at once.
+    pub timeout_ms: u64,
+    /// Opens a directory on a network file system, whose locks and fsync cannot be trusted.
+    pub force_network_fs: bool,
+    /// Bytes of a log segment before the next one is begun, 64 KiB to 1 GiB.
+    pub segment_bytes: u64,
+    /// Threads that build the graph in the background; 0 is "as many as there are cores".
+    pub build_threads: usize,
+}
+
+impl Options {
+    /// The defaults for vectors of dimension `dim`: cosine, M 16, ef_construction 200, ef 50.
+    pub fn new(dim: usize) -> Self {
+        Options {
+            dim,
+            metric: Metric::Cosine,
+            max_elements: 10_000,
+            m: None,
+            ef_construction: None,
+            ef: 50,
+            timeout_ms: 0,
+            force_network_fs: false,
+            segment_bytes: 64 << 20,
+            build_threads: 0,
+        }
+    }
+
+    /// Refuses values out of range, naming the limit.
+    pub(crate) fn validate(&self) -> Result<()> {
+        in_range("dim", self.dim, 1, MAX_DIM)?;
+        in_range("ef", self.ef, 1, 65_536)?;
+        if let Some(m) = self.m {
+            in_range("M", m, 2, 256)?;
+        }
+        if let Some(ef_construction) = self.ef_construction {
+            in_range("ef_construction", ef_construction, 8, 4_096)?;
+        }
+        let segment_bytes = usize::try_from(self.segment_bytes).unwrap_or(usize::MAX);
+        in_range("segment_bytes", segment_bytes, 64 << 10, 1 << 30)?;
+        in_range("build_threads", self.build_threads, 0, 1_024)
+    }
+}
+
+/// Refuses a `value` outside `[low, high]`.
+pub(crate) fn in_range(name: &str, value: usize, low: usize, high: usize) -> Result<()> {
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::argument(format!("{name} must be between {low} and {high}, got {value}")))
+}

@@ -1,0 +1,106 @@
+//! The nouns of the engine: newtypes for ids and positions, so that they cannot be mixed up.
+
+use std::fmt;
+
+/// A record's external id: what the caller sees. Counted from 0 unless the caller gives its own; at most `i64::MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId(pub u64);
+
+impl RecordId {
+    /// The largest id: SQLite's integers are signed.
+    pub const MAX: RecordId = RecordId(i64::MAX as u64);
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Log sequence number: one per row operation, dense, counted from 1. `Lsn(0)` is "before everything".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    /// The LSN `n` operations later.
+    pub fn plus(self, n: u64) -> Lsn {
+        Lsn(self.0 + n)
+    }
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A row's position in a collection's index: dense, in LSN order, never reused while the database is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+impl Slot {
+    /// As an index into per-slot arrays.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A collection's number inside its database; its directory entries and frames carry this, never its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CollectionId(pub u32);
+
+impl CollectionId {
+    /// The collection every database has.
+    pub const DEFAULT: CollectionId = CollectionId(0);
+}
+
+/// A log segment's number: unique for the life of a database, counted from 1, below 2^24.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentNo(pub u32);
+
+impl fmt::Display for SegmentNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How distance between two vectors is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Metric {
+    /// `distance = 1 - cos(a, b)`, `score = 1 - distance`. A zero vector has distance 1 to everything.
+    Cosine,
+    /// `distance = |a - b|^2` (squared), `score = -distance`.
+    L2,
+    /// `distance = 1 - a . b`, `score = -distance`.
+    Ip,
+}
+
+impl Metric {
+    /// The name users write: `"cosine"`, `"l2"` or `"ip"`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Metric::Cosine => "cosine",
+            Metric::L2 => "l2",
+            Metric::Ip => "ip",
+        }
+    }
+
+    /// The metric of that name.
+    pub fn from_name(name: &str) -> Option<Metric> {
+        [Metric::Cosine, Metric::L2, Metric::Ip].into_iter().find(|m| m.name() == name)
+    }
+
+    /// The score of a hit at `distance`: higher is better under every metric.
+    pub fn score(self, distance: f32) -> f32 {
+        match self {
+            Metric::Cosine => 1.0 - distance,
+            Metric::L2 | Metric::Ip => -distance,
+        }
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

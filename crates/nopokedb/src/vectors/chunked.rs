@@ -1,0 +1,103 @@
+//! A growing array that never moves: readers index it without locks while one writer appends.
+//!
+//! Invariants:
+//! 1. Bucket `b` holds `FIRST << b` elements and, once allocated, never moves or is freed before the array.
+//! 2. An element exists as soon as its bucket does, as the element type's default (zero); what it *means* is decided
+//!    by the length that its owner publishes, not here.
+//! 3. Memory grows by doubling buckets, so the array wastes at most half its bytes, untouched and mostly not resident.
+//!
+//! Threading: elements are atomics, so any thread may read and write them; [`Chunked::reserve`] is safe to race.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// Elements in the first bucket: small, so that ten thousand tiny collections stay cheap.
+const FIRST: usize = 64;
+const FIRST_LOG2: u32 = FIRST.trailing_zeros();
+/// Enough buckets for 2^32 elements.
+const BUCKETS: usize = 27;
+
+/// An append-only array of atomics in doubling buckets.
+#[derive(Debug)]
+pub(crate) struct Chunked<T> {
+    buckets: [OnceLock<Box<[T]>>; BUCKETS],
+}
+
+/// Array of `u64` cells.
+pub(crate) type ChunkedU64 = Chunked<AtomicU64>;
+/// Array of `u32` cells.
+pub(crate) type ChunkedU32 = Chunked<AtomicU32>;
+
+/// Which bucket holds `index`, and where in it.
+fn locate(index: usize) -> (usize, usize) {
+    let shifted = index + FIRST;
+    let bucket = (usize::BITS - 1 - shifted.leading_zeros()) - FIRST_LOG2;
+    (bucket as usize, shifted - (FIRST << bucket))
+}
+
+impl<T: Default> Chunked<T> {
+    /// An array with no buckets.
+    pub(crate) fn new() -> Self {
+        Chunked { buckets: [const { OnceLock::new() }; BUCKETS] }
+    }
+
+    /// Makes all elements below `len` exist.
+    pub(crate) fn reserve(&self, len: usize) {
+        if len == 0 {
+            return;
+        }
+        let (last, _) = locate(len - 1);
+        for (b, bucket) in self.buckets.iter().enumerate().take(last + 1) {
+            bucket.get_or_init(|| (0..FIRST << b).map(|_| T::default()).collect());
+        }
+    }
+
+    /// The element at `index`, which must have been reserved.
+    #[inline]
+    pub(crate) fn at(&self, index: usize) -> &T {
+        let (bucket, offset) = locate(index);
+        match self.buckets[bucket].get() {
+            Some(b) => &b[offset],
+            None => panic!("element {index} was never reserved"),
+        }
+    }
+
+    /// Bytes of the allocated buckets.
+    pub(crate) fn bytes(&self) -> usize {
+        self.buckets.iter().filter_map(OnceLock::get).map(|b| size_of_val::<[T]>(b)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn every_element_keeps_its_place_as_the_array_grows() {
+        let array = ChunkedU32::new();
+        for i in 0..10_000u32 {
+            array.reserve(i as usize + 1);
+            array.at(i as usize).store(i ^ 0xA5A5, Relaxed);
+        }
+        assert!((0..10_000u32).all(|i| array.at(i as usize).load(Relaxed) == i ^ 0xA5A5));
+    }
+
+    #[test]
+    fn a_small_array_is_small_and_waste_is_at_most_half() {
+        let array = ChunkedU64::new();
+        array.reserve(1);
+        assert_eq!(array.bytes(), FIRST * 8);
+        array.reserve(100_000);
+        assert!(array.bytes() <= 2 * 100_000 * 8 + FIRST * 8, "{}", array.bytes());
+    }
+
+    #[test]
+    fn locate_is_dense_and_in_order() {
+        let mut expected = (0, 0);
+        for i in 0..1_000_000 {
+            assert_eq!(locate(i), expected);
+            expected = if expected.1 + 1 == FIRST << expected.0 { (expected.0 + 1, 0) } else { (expected.0, expected.1 + 1) };
+        }
+    }
+}

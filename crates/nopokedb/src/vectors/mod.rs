@@ -1,0 +1,3 @@
+//! Where a slot's vector is, and what is known about it.
+
+pub(crate) mod chunked;
