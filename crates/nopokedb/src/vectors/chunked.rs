@@ -97,7 +97,8 @@ mod tests {
         let mut expected = (0, 0);
         for i in 0..1_000_000 {
             assert_eq!(locate(i), expected);
-            expected = if expected.1 + 1 == FIRST << expected.0 { (expected.0 + 1, 0) } else { (expected.0, expected.1 + 1) };
+            expected =
+                if expected.1 + 1 == FIRST << expected.0 { (expected.0 + 1, 0) } else { (expected.0, expected.1 + 1) };
         }
     }
 }
