@@ -1,1 +1,34 @@
-//! SIMD kernels of NoPokeDB.
+//! The SIMD kernels of NoPokeDB, and with `io/mmap.rs` of the engine the only `unsafe` code of the project.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`scalar`] | the specification: every kernel in plain Rust |
+//! | `x86/` | AVX2 + FMA, and AVX-512 (F, BW, VL, DQ, VBMI, VNNI) |
+//! | `aarch64` | NEON |
+//! | [`table`](Kernels) | which of them this machine runs, chosen once |
+//! | `arena` | [`AppendArena`]: rows that never move, read without locks while one writer appends |
+//!
+//! ```
+//! let k = nopokedb_kernels::kernels();
+//! assert_eq!(k.dot(&[1.0, 2.0], &[3.0, 4.0]), 11.0);
+//! ```
+//!
+//! Invariants:
+//! 1. A [`Kernels`] table can only be had for a level that the running CPU supports.
+//! 2. Every entry has a scalar twin; a property test holds each level to it: integer kernels equal it exactly, float
+//!    kernels within the bound stated in [`scalar`].
+//! 3. The functions here check the lengths of their slices; the kernels behind them may then trust them.
+#![warn(missing_docs)]
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+mod arena;
+mod prefetch;
+pub mod scalar;
+mod table;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use arena::AppendArena;
+pub use prefetch::prefetch;
+pub use table::{Kernels, Level, kernels};

@@ -1,0 +1,124 @@
+//! Which kernels this machine runs: one table of functions per level, chosen once.
+//!
+//! Invariants:
+//! 1. [`Kernels::available`] lists a table only after the CPU was asked for every feature its functions are compiled
+//!    with; there is no other way to a table of that level. That is what makes the calls below sound.
+//! 2. The methods check lengths before they call.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use crate::scalar;
+
+/// A set of CPU features that kernels are written for, in ascending order of preference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Level {
+    /// Plain Rust.
+    Scalar,
+    /// aarch64 with NEON.
+    Neon,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, VL, DQ, VBMI and VNNI (Intel since Ice Lake, AMD since Zen 4).
+    Avx512,
+}
+
+/// The kernels of one [`Level`]. Get one from [`kernels`].
+pub struct Kernels {
+    pub(crate) level: Level,
+    pub(crate) dot: unsafe fn(&[f32], &[f32]) -> f32,
+    pub(crate) l2_squared: unsafe fn(&[f32], &[f32]) -> f32,
+    pub(crate) norm_squared: unsafe fn(&[f32]) -> f32,
+    pub(crate) dot_and_norm: unsafe fn(&[f32], &[f32]) -> (f32, f32),
+    pub(crate) dot4: unsafe fn(&[f32], [&[f32]; 4]) -> [f32; 4],
+    pub(crate) l2_squared4: unsafe fn(&[f32], [&[f32]; 4]) -> [f32; 4],
+}
+
+static SCALAR: Kernels = Kernels {
+    level: Level::Scalar,
+    dot: scalar::dot,
+    l2_squared: scalar::l2_squared,
+    norm_squared: scalar::norm_squared,
+    dot_and_norm: scalar::dot_and_norm,
+    dot4: scalar::dot4,
+    l2_squared4: scalar::l2_squared4,
+};
+
+/// The best kernels of this machine. Looked up once; afterwards a load.
+#[inline]
+pub fn kernels() -> &'static Kernels {
+    static BEST: OnceLock<&'static Kernels> = OnceLock::new();
+    BEST.get_or_init(|| Kernels::available().pop().unwrap_or(&SCALAR))
+}
+
+impl Kernels {
+    /// Every level this machine supports, worst first. Tests and benchmarks run them all; others want [`kernels`].
+    pub fn available() -> Vec<&'static Kernels> {
+        let mut tables = vec![&SCALAR];
+        #[cfg(target_arch = "x86_64")]
+        tables.extend(crate::x86::available());
+        #[cfg(target_arch = "aarch64")]
+        tables.extend(crate::aarch64::available());
+        tables
+    }
+
+    /// The features these kernels use.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// `sum(a[i] * b[i])`. Panics when the lengths differ.
+    #[inline]
+    pub fn dot(&self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len(), "dot of vectors of different length");
+        // SAFETY: invariant 1: the CPU has the features; the lengths are equal.
+        unsafe { (self.dot)(a, b) }
+    }
+
+    /// `sum((a[i] - b[i])^2)`. Panics when the lengths differ.
+    #[inline]
+    pub fn l2_squared(&self, a: &[f32], b: &[f32]) -> f32 {
+        assert_eq!(a.len(), b.len(), "distance of vectors of different length");
+        // SAFETY: invariant 1: the CPU has the features; the lengths are equal.
+        unsafe { (self.l2_squared)(a, b) }
+    }
+
+    /// `sum(x[i]^2)`.
+    #[inline]
+    pub fn norm_squared(&self, x: &[f32]) -> f32 {
+        // SAFETY: invariant 1: the CPU has the features.
+        unsafe { (self.norm_squared)(x) }
+    }
+
+    /// `(sum(q[i] * x[i]), sum(x[i]^2))` in one pass: all that an exact cosine needs of a row.
+    #[inline]
+    pub fn dot_and_norm(&self, q: &[f32], x: &[f32]) -> (f32, f32) {
+        assert_eq!(q.len(), x.len(), "dot of vectors of different length");
+        // SAFETY: invariant 1: the CPU has the features; the lengths are equal.
+        unsafe { (self.dot_and_norm)(q, x) }
+    }
+
+    /// [`Kernels::dot`] of one query with four rows: the query is loaded once. Rounds differently from `dot`.
+    #[inline]
+    pub fn dot4(&self, q: &[f32], rows: [&[f32]; 4]) -> [f32; 4] {
+        assert!(rows.iter().all(|r| r.len() == q.len()), "dot of vectors of different length");
+        // SAFETY: invariant 1: the CPU has the features; the lengths are equal.
+        unsafe { (self.dot4)(q, rows) }
+    }
+
+    /// [`Kernels::l2_squared`] of one query with four rows: the query is loaded once. Rounds differently.
+    #[inline]
+    pub fn l2_squared4(&self, q: &[f32], rows: [&[f32]; 4]) -> [f32; 4] {
+        assert!(rows.iter().all(|r| r.len() == q.len()), "distance of vectors of different length");
+        // SAFETY: invariant 1: the CPU has the features; the lengths are equal.
+        unsafe { (self.l2_squared4)(q, rows) }
+    }
+}
+
+impl fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernels").field("level", &self.level).finish()
+    }
+}
