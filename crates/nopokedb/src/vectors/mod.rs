@@ -1,3 +1,23 @@
 //! Where a slot's vector is, and what is known about it.
 
 pub(crate) mod chunked;
+pub(crate) mod ids;
+
+use crate::error::Result;
+use crate::types::Slot;
+
+/// What the index may ask about rows.
+pub(crate) trait VectorSource: Send + Sync {
+    /// Calls `f` with the slot's vector. A dead row whose bytes compaction has dropped has none: `f` is not called.
+    fn with_vector(&self, slot: Slot, f: &mut dyn FnMut(&[f32])) -> Result<()>;
+    /// The vectors' dimension.
+    fn dim(&self) -> usize;
+}
+
+/// What one search may see: the slots below `len` that are live in its snapshot.
+pub(crate) trait Visibility: Sync {
+    /// Slots from here on do not exist yet.
+    fn len(&self) -> u32;
+    /// Whether a slot below `len` is to be returned.
+    fn is_live(&self, slot: Slot) -> bool;
+}

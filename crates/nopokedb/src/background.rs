@@ -1,0 +1,121 @@
+//! The background worker: one thread per open database that does what no caller should wait for.
+//!
+//! In order of urgency: rows from the tail into the graph, footers of sealed segments, compaction, the idle watermark.
+//!
+//! Invariants:
+//! 1. Nothing here is needed for durability or for a right answer; a crash between any two steps loses only work.
+//! 2. The worker lives until the last handle of the engine is closed or dropped, which stops and joins it.
+//! 3. An error here is kept for `stats()` and tried again later; it never stops writes by itself.
+//!
+//! Threading: `wake` is cheap and may be called under any lock.
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::engine::Engine;
+
+/// An idle log gets its watermark after this long.
+const IDLE: Duration = Duration::from_millis(50);
+
+/// The worker's signal, and its thread once started.
+pub(crate) struct Background {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Read by long work between its steps.
+    pub(crate) stop: AtomicBool,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    woken: bool,
+    rounds: u64,
+    last_error: Option<String>,
+}
+
+impl Background {
+    /// No thread yet.
+    pub(crate) fn new() -> Self {
+        Background {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            stop: AtomicBool::new(false),
+            thread: Mutex::new(None),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the worker of `engine`.
+    pub(crate) fn start(&self, engine: &Arc<Engine>) {
+        let worked = engine.clone();
+        let worker = std::thread::Builder::new().name("nopokedb-background".into()).spawn(move || run(&worked));
+        // Without a thread everything still works: rows stay in the tail and are scanned.
+        match worker {
+            Ok(thread) => *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread),
+            Err(e) => self.lock().last_error = Some(format!("the background thread could not be started: {e}")),
+        }
+    }
+
+    /// There may be something to do.
+    pub(crate) fn wake(&self) {
+        self.lock().woken = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the end of the current round, or for `limit`.
+    pub(crate) fn wait_progress(&self, limit: Duration) {
+        let state = self.lock();
+        let round = state.rounds;
+        let _ = self.changed.wait_timeout_while(state, limit, |s| s.rounds == round);
+    }
+
+    /// Ends the worker and waits for it.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, SeqCst);
+        self.wake();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A worker that drops the last handle stops itself: it cannot wait for its own end.
+        if let Some(thread) = thread.filter(|t| t.thread().id() != std::thread::current().id()) {
+            let _ = thread.join();
+        }
+    }
+
+    /// What went wrong last, if anything did since the last round that went well.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.lock().last_error.clone()
+    }
+
+    /// Waits to be woken. With `idle_work` left to do, gives up after [`IDLE`] and answers `true`.
+    fn sleep(&self, idle_work: bool) -> bool {
+        let state = self.lock();
+        let mut state = if idle_work {
+            self.changed.wait_timeout_while(state, IDLE, |s| !s.woken).unwrap_or_else(PoisonError::into_inner).0
+        } else {
+            self.changed.wait_while(state, |s| !s.woken).unwrap_or_else(PoisonError::into_inner)
+        };
+        !std::mem::take(&mut state.woken)
+    }
+}
+
+/// The worker's life: wait, work a round, until stopped.
+fn run(engine: &Engine) {
+    let mut idle_work = false;
+    loop {
+        let idle = engine.background.sleep(idle_work);
+        if engine.background.stop.load(SeqCst) {
+            return;
+        }
+        let outcome = if idle { engine.idle_round().map(|()| false) } else { engine.busy_round().map(|()| true) };
+        let mut state = engine.background.lock();
+        idle_work = *outcome.as_ref().unwrap_or(&false);
+        state.last_error = outcome.err().map(|e| e.to_string());
+        state.rounds += 1;
+        drop(state);
+        engine.background.changed.notify_all();
+    }
+}

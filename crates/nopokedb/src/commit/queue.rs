@@ -1,0 +1,155 @@
+//! Group commit: whoever finds no leader leads; the others ride on the leader's fsync.
+//!
+//! Invariants:
+//! 1. Every submitted item is in exactly one group, and its submitter gets that group's outcome for it.
+//! 2. Groups run one after the other, in the order their items were submitted; there is no artificial delay: a group is
+//!    what queued while the previous one was on the disk.
+//! 3. A leader leads until its own item is done and then hands over to a waiter, so nobody is starved.
+//! 4. If a leader panics, everyone waiting gets an error instead of waiting for ever, and so does everyone after.
+
+use std::collections::HashMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// A queue of items of type `T` whose groups answer with an `R` each.
+#[derive(Debug)]
+pub(crate) struct GroupCommit<T, R> {
+    state: Mutex<State<T, R>>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State<T, R> {
+    pending: Vec<(u64, T)>,
+    done: HashMap<u64, Result<R>>,
+    next_ticket: u64,
+    leading: bool,
+    broken: bool,
+}
+
+impl<T, R> GroupCommit<T, R> {
+    /// An empty queue.
+    pub(crate) fn new() -> Self {
+        let state = State { pending: Vec::new(), done: HashMap::new(), next_ticket: 0, leading: false, broken: false };
+        GroupCommit { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T, R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Submits `item` and returns its outcome. `lead` commits a whole group, in order, and answers item by item; it runs
+    /// on one of the submitting threads, never on two at once.
+    pub(crate) fn submit(&self, item: T, lead: impl Fn(Vec<T>) -> Vec<Result<R>>) -> Result<R> {
+        let mut state = self.lock();
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        state.pending.push((ticket, item));
+        loop {
+            if let Some(outcome) = state.done.remove(&ticket) {
+                return outcome;
+            }
+            if state.broken {
+                return Err(Error::new(ErrorKind::Closed, "a write failed unexpectedly; close the database and open it again"));
+            }
+            if state.leading {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.leading = true;
+            let (tickets, items): (Vec<u64>, Vec<T>) = state.pending.drain(..).unzip();
+            drop(state);
+            let guard = LeaderGuard { queue: self };
+            let outcomes = lead(items);
+            assert_eq!(outcomes.len(), tickets.len(), "a group answers for each of its items");
+            std::mem::forget(guard);
+            state = self.lock();
+            state.done.extend(tickets.into_iter().zip(outcomes));
+            state.leading = false;
+            self.changed.notify_all();
+        }
+    }
+}
+
+/// Breaks the queue if its leader unwinds.
+struct LeaderGuard<'a, T, R> {
+    queue: &'a GroupCommit<T, R>,
+}
+
+impl<T, R> Drop for LeaderGuard<'_, T, R> {
+    fn drop(&mut self) {
+        self.queue.lock().broken = true;
+        self.queue.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    #[test]
+    fn every_item_gets_its_own_answer_once_and_groups_do_not_overlap() {
+        let queue = GroupCommit::<u64, u64>::new();
+        let (inside, groups) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|s| {
+            for t in 0..8u64 {
+                let (queue, inside, groups) = (&queue, &inside, &groups);
+                s.spawn(move || {
+                    for i in 0..500 {
+                        let item = t * 1_000 + i;
+                        let answer = queue.submit(item, |items| {
+                            assert_eq!(inside.fetch_add(1, SeqCst), 0, "two leaders at once");
+                            groups.fetch_add(1, SeqCst);
+                            let answers = items.iter().map(|x| Ok(x * 2)).collect();
+                            inside.fetch_sub(1, SeqCst);
+                            answers
+                        });
+                        assert_eq!(answer.unwrap(), item * 2);
+                    }
+                });
+            }
+        });
+        assert!((1..=4_000).contains(&groups.into_inner()));
+        assert!(queue.lock().done.is_empty(), "no answer is left behind");
+    }
+
+    #[test]
+    fn what_queues_behind_a_leader_becomes_one_group() {
+        let queue = GroupCommit::<u32, usize>::new();
+        let leader_inside = Barrier::new(2);
+        let release = Barrier::new(2);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                queue.submit(0, |items| {
+                    if items == [0] {
+                        leader_inside.wait();
+                        release.wait();
+                    }
+                    items.iter().map(|_| Ok(items.len())).collect()
+                })
+            });
+            leader_inside.wait();
+            let followers: Vec<_> = (1..=4)
+                .map(|i| s.spawn({ let queue = &queue; move || queue.submit(i, |items| items.iter().map(|_| Ok(items.len())).collect()).unwrap() }))
+                .collect();
+            while queue.lock().pending.len() < 4 {
+                std::thread::yield_now();
+            }
+            release.wait();
+            let sizes: Vec<usize> = followers.into_iter().map(|f| f.join().unwrap()).collect();
+            assert_eq!(sizes, [4; 4]);
+        });
+    }
+
+    #[test]
+    fn a_panicking_leader_leaves_nobody_waiting() {
+        let queue = GroupCommit::<u32, ()>::new();
+        let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| queue.submit(1, |_| panic!("boom"))));
+        assert!(died.is_err());
+        let error = queue.submit(2, |items| items.iter().map(|_| Ok(())).collect()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Closed);
+    }
+}

@@ -1,0 +1,175 @@
+//! Opening, closing and looking at a database.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::collection::Collection;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::io::disk::Disk;
+use crate::io::vfs::Vfs;
+use crate::meta::MetaLocation;
+use crate::options::Options;
+use crate::stats::Stats;
+use crate::types::CollectionId;
+
+/// An open database directory. Cheap to clone; clones are one handle, closed together.
+///
+/// Opening a directory that this process has open already gives another handle to the same engine; the directory is
+/// let go when the last handle is closed or dropped.
+#[derive(Clone)]
+pub struct Database {
+    handle: Arc<Handle>,
+}
+
+/// One opening of a directory.
+pub(crate) struct Handle {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) options: Options,
+    closed: AtomicBool,
+    /// The place of this directory among the open ones; `None` on a simulated disk.
+    registered: Option<Registered>,
+}
+
+type Registered = Arc<Mutex<Weak<Engine>>>;
+
+/// The directories this process has open, so that a second opening shares the engine instead of failing on its own lock.
+static OPEN: LazyLock<Mutex<HashMap<PathBuf, Registered>>> = LazyLock::new(Mutex::default);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Database {
+    /// Opens the database in directory `path`, making it if there is none.
+    ///
+    /// # Errors
+    /// `Invalid` (an option out of range, another dimension or metric than stored, a path that is a file or holds other
+    /// files, a network file system), `Locked` (another process writes here), `Corruption`, `Io`, `Full`.
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Database> {
+        options.validate()?;
+        let path = path.as_ref();
+        let vfs: Arc<dyn Vfs> = Arc::new(Disk);
+        crate::recover::prepare_directory(&*vfs, path, &options)?;
+        let canonical = Disk.canonical(path)?;
+        let registered = lock(&OPEN).entry(canonical.clone()).or_default().clone();
+        let mut open = lock(&registered);
+        let engine = match open.upgrade().filter(|e| e.process.same() && !e.is_shut()) {
+            Some(engine) => {
+                engine.check_stored(&options)?;
+                engine.handle_opened();
+                engine
+            }
+            None => {
+                let meta = MetaLocation::File(canonical.join("meta.sqlite"));
+                let engine = Engine::open(vfs, &canonical, &options, meta)?;
+                *open = Arc::downgrade(&engine);
+                engine
+            }
+        };
+        drop(open);
+        Ok(Self::with_engine(engine, options, Some(registered)))
+    }
+
+    /// Opens a database on another disk, with SQLite in memory. For crash tests.
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
+    pub fn open_on(vfs: Arc<dyn Vfs>, path: &Path, options: Options) -> Result<Database> {
+        options.validate()?;
+        crate::recover::prepare_directory(&*vfs, path, &options)?;
+        let engine = Engine::open(vfs, path, &options, MetaLocation::Memory)?;
+        Ok(Self::with_engine(engine, options, None))
+    }
+
+    fn with_engine(engine: Arc<Engine>, options: Options, registered: Option<Registered>) -> Database {
+        Database { handle: Arc::new(Handle { engine, options, closed: AtomicBool::new(false), registered }) }
+    }
+
+    /// The collection every database has.
+    pub fn collection(&self) -> Collection {
+        Collection::new(self.handle.clone(), self.handle.engine.default_collection())
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.handle.engine.dir()
+    }
+
+    /// Whether [`Database::close`] was called on this handle.
+    pub fn is_closed(&self) -> bool {
+        self.handle.closed.load(SeqCst)
+    }
+
+    /// Writes the caches (SQLite's checkpoint and the index image), so that the next open is fast. Durability never
+    /// needs it: what `add` acknowledged is on the disk already.
+    pub fn save(&self) -> Result<()> {
+        self.handle.check()?;
+        self.handle.engine.checkpoint()
+    }
+
+    /// Closes this handle; closing it again does nothing. The last handle to close writes the caches and lets the
+    /// directory go. Calls on a closed handle are `Closed` errors.
+    pub fn close(&self) -> Result<()> {
+        self.handle.close()
+    }
+
+    /// Waits until the graph holds every row that is visible now; `false` if `timeout` passed first. Searches never
+    /// need it: rows outside the graph are scanned.
+    pub fn wait_indexed(&self, timeout: Option<Duration>) -> Result<bool> {
+        self.handle.check()?;
+        let deadline = timeout.map(|t| Instant::now() + t);
+        self.handle.engine.wait_indexed(deadline)
+    }
+
+    /// Waits until SQLite holds every row that is visible now. Only outside readers of `meta.sqlite` need it.
+    pub fn wait_applied(&self) -> Result<()> {
+        self.handle.check()?;
+        self.handle.engine.wait_applied()
+    }
+
+    /// Counters of what the database holds and uses.
+    pub fn stats(&self) -> Result<Stats> {
+        self.handle.check()?;
+        self.handle.engine.stats(CollectionId::DEFAULT)
+    }
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = if self.is_closed() { ", closed" } else { "" };
+        write!(f, "Database({}, {:?}{state})", self.path().display(), self.handle.engine.default_collection())
+    }
+}
+
+impl Handle {
+    /// Refuses a handle that was closed or carried over a fork.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.engine.process.check()?;
+        if self.closed.load(SeqCst) {
+            return Err(Error::closed());
+        }
+        Ok(())
+    }
+
+    fn close(&self) -> Result<()> {
+        self.engine.process.check()?;
+        if self.closed.swap(true, SeqCst) {
+            return Ok(());
+        }
+        // Held while shutting down: an opening of the same directory waits instead of meeting our own lock.
+        let _open = self.registered.as_ref().map(|r| lock(r));
+        self.engine.handle_closed()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // After a fork the engine's threads and locks belong to the parent; a failed close loses no acknowledged write.
+        if self.engine.process.same() {
+            let _ = self.close();
+        }
+    }
+}

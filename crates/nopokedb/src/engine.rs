@@ -1,0 +1,261 @@
+//! Everything that is open for one directory: the log, its segments, the collections in memory, SQLite's applier, and the
+//! background worker.
+//!
+//! Invariants:
+//! 1. Lock order: a collection's reservations, then the commit queue, then `log` (the commit lock), then `ids` of a
+//!    generation. Nothing waits for the background worker or the applier while holding `log`, except SQLite's bounded
+//!    back-pressure.
+//! 2. The directory's lock is released last, after every file is closed and every thread has ended.
+//! 3. An error while applying a durable frame stops all further writes (memory no longer equals the log); reads go on at
+//!    the last published snapshot, and reopening replays the log.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use crate::background::Background;
+use crate::commit::queue::GroupCommit;
+use crate::commit::reserve::Reservations;
+use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::generation::Generation;
+use crate::index::IndexParams;
+use crate::io::lock::{ProcessMark, WriterLock};
+use crate::io::vfs::Vfs;
+use crate::log::frame::{Batch, RowView};
+use crate::log::writer::Log;
+use crate::meta::applier::Applier;
+use crate::options::Options;
+use crate::types::{CollectionId, Lsn, Metric, RecordId};
+use crate::vectors::rows::{SegmentTable, SharedSegments};
+
+/// An open directory.
+pub(crate) struct Engine {
+    pub(crate) vfs: Arc<dyn Vfs>,
+    dir: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) process: ProcessMark,
+    /// The commit lock.
+    log: Mutex<Log>,
+    pub(crate) queue: GroupCommit<Batch, ()>,
+    pub(crate) segments: SharedSegments,
+    collections: RwLock<BTreeMap<CollectionId, Arc<CollectionCore>>>,
+    pub(crate) applier: Applier,
+    pub(crate) background: Background,
+    /// Why writes are refused (invariant 3), if they are.
+    failed: Mutex<Option<Error>>,
+    handles: AtomicUsize,
+    shut: AtomicBool,
+    lock: Mutex<Option<WriterLock>>,
+}
+
+/// What an opening hands to [`Engine::assemble`].
+pub(crate) struct Parts {
+    pub(crate) vfs: Arc<dyn Vfs>,
+    pub(crate) dir: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) lock: WriterLock,
+    pub(crate) log: Log,
+    pub(crate) segments: SharedSegments,
+    pub(crate) collections: BTreeMap<CollectionId, Arc<CollectionCore>>,
+    pub(crate) applier: Applier,
+}
+
+/// One collection in memory.
+#[derive(Debug)]
+pub(crate) struct CollectionCore {
+    pub(crate) id: CollectionId,
+    pub(crate) dim: usize,
+    pub(crate) metric: Metric,
+    pub(crate) m: usize,
+    pub(crate) ef_construction: usize,
+    pub(crate) reservations: Reservations,
+    generation: ArcSwap<Generation>,
+    /// The LSN the newest index image on disk reflects.
+    pub(crate) image_lsn: Mutex<Lsn>,
+}
+
+impl CollectionCore {
+    /// A collection whose rows are those of `generation`.
+    pub(crate) fn new(id: CollectionId, params: &IndexParams, next_id: u64, generation: Generation, image_lsn: Lsn) -> Self {
+        CollectionCore {
+            id,
+            dim: params.dim,
+            metric: params.metric,
+            m: params.m,
+            ef_construction: params.ef_construction,
+            reservations: Reservations::new(next_id),
+            generation: ArcSwap::from_pointee(generation),
+            image_lsn: Mutex::new(image_lsn),
+        }
+    }
+
+    /// The generation that serves now.
+    pub(crate) fn generation(&self) -> Arc<Generation> {
+        self.generation.load_full()
+    }
+
+    /// Swaps in a rebuilt generation. Under the commit lock.
+    pub(crate) fn replace_generation(&self, generation: Arc<Generation>) {
+        self.generation.store(generation);
+    }
+
+    /// Calls `read` with the live row of `id` as it stands in the log.
+    pub(crate) fn with_row<R>(&self, id: RecordId, read: impl Fn(RowView<'_>) -> Result<R>) -> Result<Option<R>> {
+        loop {
+            let generation = self.generation();
+            let Some(slot) = generation.ids.get(id) else { return Ok(None) };
+            let view = generation.view();
+            // `None` here: the row was replaced and compacted away between the two look-ups.
+            if let Some(row) = view.with_row(slot, &read)? {
+                return Ok(Some(row));
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Puts an opening's parts together and starts the background worker.
+    pub(crate) fn assemble(parts: Parts) -> Arc<Engine> {
+        let engine = Arc::new(Engine {
+            vfs: parts.vfs,
+            dir: parts.dir,
+            options: parts.options,
+            process: ProcessMark::here(),
+            log: Mutex::new(parts.log),
+            queue: GroupCommit::new(),
+            segments: parts.segments,
+            collections: RwLock::new(parts.collections),
+            applier: parts.applier,
+            background: Background::new(),
+            failed: Mutex::new(None),
+            handles: AtomicUsize::new(1),
+            shut: AtomicBool::new(false),
+            lock: Mutex::new(Some(parts.lock)),
+        });
+        engine.background.start(&engine);
+        engine
+    }
+
+    /// The database's directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The log, and with it the right to change memory.
+    pub(crate) fn lock_log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The collection numbered `id`.
+    pub(crate) fn collection(&self, id: CollectionId) -> Result<Arc<CollectionCore>> {
+        let collections = self.collections.read().unwrap_or_else(PoisonError::into_inner);
+        collections.get(&id).cloned().ok_or_else(|| Error::argument(format!("there is no collection {}", id.0)))
+    }
+
+    /// The collection every database has.
+    pub(crate) fn default_collection(&self) -> Arc<CollectionCore> {
+        self.collection(CollectionId::DEFAULT).expect("recovery refuses a directory without it")
+    }
+
+    /// All collections.
+    pub(crate) fn all_collections(&self) -> Vec<Arc<CollectionCore>> {
+        self.collections.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Refuses options that contradict what is stored, naming both.
+    pub(crate) fn check_stored(&self, options: &Options) -> Result<()> {
+        let stored = self.default_collection();
+        check_stored(&self.dir, options, stored.dim, stored.metric)
+    }
+
+    /// Publishes the log's current segments to the readers, if they changed.
+    pub(crate) fn publish_segments(&self, log: &Log) {
+        let segments = log.segments();
+        if self.segments.load().iter().map(|s| s.no()).ne(segments.iter().map(|s| s.no())) {
+            self.segments.store(Arc::new(SegmentTable::new(segments)));
+        }
+    }
+
+    /// Refuses writes after an apply failed.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(Ok(()), |e| Err(e.duplicate()))
+    }
+
+    /// Stops all further writes because of `cause`.
+    pub(crate) fn fail(&self, cause: &Error) -> Error {
+        let message = format!(
+            "writes have stopped: {}. What was acknowledged is on the disk; close the database and open it again",
+            cause.message()
+        );
+        let error = Error::new(ErrorKind::Closed, message);
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.duplicate());
+        error
+    }
+
+    /// Counts one more handle.
+    pub(crate) fn handle_opened(&self) {
+        self.handles.fetch_add(1, SeqCst);
+    }
+
+    /// Counts one handle less; the last one shuts the engine down.
+    pub(crate) fn handle_closed(&self) -> Result<()> {
+        if self.handles.fetch_sub(1, SeqCst) == 1 { self.shut_down() } else { Ok(()) }
+    }
+
+    /// Stops the threads, writes the caches, marks the log clean, lets the directory go. An error leaves a directory that
+    /// opens like after a crash: nothing acknowledged is lost.
+    fn shut_down(&self) -> Result<()> {
+        self.shut.store(true, SeqCst);
+        self.background.stop();
+        let caches = self.checkpoint();
+        self.applier.shut_down();
+        let clean = self.lock_log().close_clean();
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        clean.and(caches)
+    }
+
+    /// Whether the last handle is gone.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.shut.load(SeqCst)
+    }
+
+    /// Waits until SQLite reflects everything visible now.
+    pub(crate) fn wait_applied(&self) -> Result<()> {
+        let visible = self.lock_log().last_lsn();
+        self.applier.wait_applied(visible)
+    }
+
+    /// Waits until the graphs hold every row visible now.
+    pub(crate) fn wait_indexed(&self, deadline: Option<Instant>) -> Result<bool> {
+        for collection in self.all_collections() {
+            let target = collection.generation().snapshot.load().len;
+            while collection.generation().index.lag(target) > 0 {
+                self.check_writable()?;
+                self.background.wake();
+                let left = deadline.map_or(Duration::from_millis(100), |d| d.saturating_duration_since(Instant::now()));
+                if left.is_zero() {
+                    return Ok(false);
+                }
+                self.background.wait_progress(left.min(Duration::from_millis(100)));
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Refuses options that contradict a stored dimension or metric, naming both.
+pub(crate) fn check_stored(dir: &Path, options: &Options, dim: usize, metric: Metric) -> Result<()> {
+    if options.dim != dim {
+        let message = format!("{} holds vectors of dimension {dim}, but was opened with dim={}", dir.display(), options.dim);
+        return Err(Error::new(ErrorKind::Invalid(Subject::Dimension), message));
+    }
+    if options.metric != metric {
+        let (stored, given) = (metric.name(), options.metric.name());
+        return Err(Error::argument(format!("{} uses space {stored:?}, but was opened with {given:?}", dir.display())));
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! One numbering of a collection's rows by slots, with everything that hangs on it.
+//!
+//! Invariants:
+//! 1. Within a generation slots are never renumbered or reused; rows, ids, index and snapshot speak of the same slots.
+//! 2. Only the holder of the commit lock appends to or kills in a generation; background work (absorbing, repairing) only
+//!    touches the index.
+//! 3. A rebuild makes a new generation beside the old one and swaps it in under the commit lock; readers finish on the
+//!    generation they started with.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use arc_swap::ArcSwap;
+
+use crate::error::{Error, Result};
+use crate::index::{Index, IndexParams};
+use crate::log::frame::{FrameView, RowKind};
+use crate::log::segment::Segment;
+use crate::vectors::view::{Snapshot, StoredVectors, View};
+use crate::types::{Lsn, RecordId, Slot};
+use crate::vectors::ids::IdMap;
+use crate::vectors::rows::{Loc, Rows, SharedSegments};
+
+/// Rows, ids, index and published snapshot of one slot numbering.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    pub(crate) rows: Arc<Rows>,
+    pub(crate) ids: IdMap,
+    pub(crate) index: Index,
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    segments: SharedSegments,
+    /// Set when a background build of this generation is to stop.
+    pub(crate) stop: AtomicBool,
+}
+
+impl Generation {
+    /// An empty generation.
+    pub(crate) fn new(params: IndexParams, segments: &SharedSegments) -> Generation {
+        let rows = Arc::new(Rows::new(params.dim, segments.clone()));
+        let source = StoredVectors { rows: rows.clone(), segments: segments.clone() };
+        Generation {
+            rows,
+            ids: IdMap::default(),
+            index: Index::new(params, Arc::new(source)),
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            segments: segments.clone(),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    /// The current snapshot and the means to read its rows.
+    pub(crate) fn view(&self) -> View<'_> {
+        // The snapshot is loaded first: segments only move forward, so the table is never older than the snapshot.
+        let snapshot = **self.snapshot.load();
+        View { snapshot, rows: &self.rows, segments: self.segments.load() }
+    }
+
+    /// The next slot to fill. Writer only: during an apply it runs ahead of the snapshot.
+    pub(crate) fn applier(&self) -> Apply<'_> {
+        let snapshot = **self.snapshot.load();
+        Apply { generation: self, next: snapshot.len, lsn: snapshot.lsn }
+    }
+}
+
+/// Applies committed frames to a generation and publishes the result as one snapshot.
+#[derive(Debug)]
+pub(crate) struct Apply<'a> {
+    generation: &'a Generation,
+    next: u32,
+    lsn: Lsn,
+}
+
+impl Apply<'_> {
+    /// Applies one durable frame: fills slots, moves ids, kills what was replaced, hands the vectors to the index's tail.
+    pub(crate) fn frame(&mut self, segment: &Segment, frame: &FrameView<'_>) -> Result<()> {
+        let g = self.generation;
+        let first = self.next;
+        let n = u32::try_from(frame.len()).map_err(|_| too_many())?;
+        let last = first.checked_add(n).ok_or_else(too_many)?;
+        g.rows.reserve(last as usize);
+        g.ids.update(|ids| {
+            ids.reserve(frame.len());
+            for row in frame.rows() {
+                let row = row?;
+                let replaced = match (row.kind, row.vector_offset) {
+                    (RowKind::Put, Some(offset)) => {
+                        let slot = Slot(self.next);
+                        self.next += 1;
+                        g.rows.set(slot, row.id, row.lsn, Loc::new(segment.no(), offset));
+                        ids.put(row.id, slot)
+                    }
+                    _ => ids.remove(row.id),
+                };
+                if let Some(dead) = replaced {
+                    g.rows.kill(dead, row.lsn);
+                }
+                self.lsn = self.lsn.max(row.lsn);
+            }
+            Ok::<_, Error>(())
+        })?;
+        if self.next > first {
+            g.index.append(Slot(first), frame.vectors()?)?;
+        }
+        Ok(())
+    }
+
+    /// Puts one row that recovery found to be the latest of its id.
+    pub(crate) fn row(&mut self, id: RecordId, lsn: Lsn, loc: Loc, vector: &[f32]) -> Result<()> {
+        let g = self.generation;
+        let slot = Slot(self.next);
+        self.next = self.next.checked_add(1).ok_or_else(too_many)?;
+        g.rows.reserve(self.next as usize);
+        g.rows.set(slot, id, lsn, loc);
+        g.ids.update(|ids| ids.put(id, slot));
+        self.lsn = self.lsn.max(lsn);
+        g.index.append(slot, vector)
+    }
+
+    /// Publishes everything applied so far.
+    pub(crate) fn publish(self, lsn: Lsn) {
+        let g = self.generation;
+        #[allow(clippy::cast_possible_truncation)] // ids map one to one to slots, which are u32
+        let live = g.ids.len() as u32;
+        g.snapshot.store(Arc::new(Snapshot { len: self.next, lsn: lsn.max(self.lsn), live }));
+    }
+}
+
+fn too_many() -> Error {
+    Error::argument(format!("a collection holds at most {} rows between two compactions", u32::MAX))
+}

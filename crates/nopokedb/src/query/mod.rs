@@ -1,0 +1,4 @@
+//! Queries: what is asked ([`request`]) and how it is answered ([`execute`]).
+
+pub(crate) mod execute;
+pub(crate) mod request;

@@ -1,0 +1,187 @@
+//! What is known about every slot of a collection: its id, its LSN, where its vector lies, and when it died.
+//!
+//! Invariants:
+//! 1. Slots are dense and in LSN order; a slot's id and LSN never change.
+//! 2. A slot is visible in a snapshot `(len, lsn)` iff `slot < len` and it had not died at `lsn`. So a reader with an older
+//!    snapshot still sees the row that a newer upsert replaced: a batch appears as a whole or not at all.
+//! 3. A location names a segment that is in the current [`SegmentTable`], or is [`GONE`] (dead, and compacted away).
+//!    Compaction publishes the new segments first, then moves locations, then retires the old segments; so a reader whose
+//!    table lacks a location's segment finds it in the current table.
+//!
+//! Threading: one writer (the commit leader, or compaction under the same lock); any number of readers, no locks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use arc_swap::ArcSwap;
+
+use super::chunked::ChunkedU64;
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::segment::Segment;
+use crate::types::{Lsn, RecordId, SegmentNo, Slot};
+
+/// A row's place: segment number in the upper 24 bits, byte offset of its vector in the lower 40.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Loc(pub(crate) u64);
+
+/// The location of a dead row whose bytes compaction has dropped.
+pub(crate) const GONE: Loc = Loc(u64::MAX);
+
+const OFFSET_BITS: u32 = 40;
+
+impl Loc {
+    /// The place `offset` bytes into segment `no`.
+    pub(crate) fn new(no: SegmentNo, offset: u64) -> Loc {
+        debug_assert!(offset < 1 << OFFSET_BITS && no.0 < 1 << 24);
+        Loc(u64::from(no.0) << OFFSET_BITS | offset)
+    }
+
+    /// The segment.
+    pub(crate) fn segment(self) -> SegmentNo {
+        #[allow(clippy::cast_possible_truncation)] // 64 - 40 = 24 bits are left
+        SegmentNo((self.0 >> OFFSET_BITS) as u32)
+    }
+
+    /// The byte offset of the vector in the segment's file.
+    pub(crate) fn offset(self) -> u64 {
+        self.0 & ((1 << OFFSET_BITS) - 1)
+    }
+}
+
+/// The segments that locations may name, sorted by number.
+#[derive(Debug, Default)]
+pub(crate) struct SegmentTable {
+    segments: Vec<Arc<Segment>>,
+}
+
+impl SegmentTable {
+    /// A table of these segments.
+    pub(crate) fn new(mut segments: Vec<Arc<Segment>>) -> Self {
+        segments.sort_by_key(|s| s.no());
+        segments.dedup_by_key(|s| s.no());
+        SegmentTable { segments }
+    }
+
+    /// The segment numbered `no`, if it is in use.
+    pub(crate) fn get(&self, no: SegmentNo) -> Option<&Arc<Segment>> {
+        self.segments.binary_search_by_key(&no, |s| s.no()).ok().map(|i| &self.segments[i])
+    }
+
+    /// All segments, by number.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.segments.iter()
+    }
+}
+
+/// The current table of a database, shared by its collections.
+pub(crate) type SharedSegments = Arc<ArcSwap<SegmentTable>>;
+
+/// Per-slot facts of one collection.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    dim: usize,
+    ids: ChunkedU64,
+    lsns: ChunkedU64,
+    locs: ChunkedU64,
+    /// LSN at which the slot died; 0 while it lives.
+    died: ChunkedU64,
+    segments: SharedSegments,
+}
+
+impl Rows {
+    /// No rows yet.
+    pub(crate) fn new(dim: usize, segments: SharedSegments) -> Self {
+        Rows {
+            dim,
+            ids: ChunkedU64::new(),
+            lsns: ChunkedU64::new(),
+            locs: ChunkedU64::new(),
+            died: ChunkedU64::new(),
+            segments,
+        }
+    }
+
+    /// The vectors' dimension.
+    pub(crate) fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Makes room for `len` slots. Writer only.
+    pub(crate) fn reserve(&self, len: usize) {
+        for column in [&self.ids, &self.lsns, &self.locs, &self.died] {
+            column.reserve(len);
+        }
+    }
+
+    /// Fills a reserved, not yet published slot. Writer only.
+    pub(crate) fn set(&self, slot: Slot, id: RecordId, lsn: Lsn, loc: Loc) {
+        let i = slot.index();
+        self.ids.at(i).store(id.0, Relaxed);
+        self.lsns.at(i).store(lsn.0, Relaxed);
+        self.locs.at(i).store(loc.0, Release);
+    }
+
+    /// Marks a slot dead from `lsn` on. Writer only.
+    pub(crate) fn kill(&self, slot: Slot, lsn: Lsn) {
+        debug_assert_eq!(self.died.at(slot.index()).load(Relaxed), 0, "a slot dies once");
+        self.died.at(slot.index()).store(lsn.0, Release);
+    }
+
+    /// Points a slot to where compaction put its row (or to [`GONE`]). Under the commit lock only.
+    pub(crate) fn relocate(&self, slot: Slot, loc: Loc) {
+        self.locs.at(slot.index()).store(loc.0, Release);
+    }
+
+    /// The slot's external id.
+    pub(crate) fn id(&self, slot: Slot) -> RecordId {
+        RecordId(self.ids.at(slot.index()).load(Relaxed))
+    }
+
+    /// The LSN that wrote the slot.
+    pub(crate) fn lsn(&self, slot: Slot) -> Lsn {
+        Lsn(self.lsns.at(slot.index()).load(Relaxed))
+    }
+
+    /// Where the slot's vector is now.
+    pub(crate) fn loc(&self, slot: Slot) -> Loc {
+        Loc(self.locs.at(slot.index()).load(Acquire))
+    }
+
+    /// Whether the slot had not died at `lsn`.
+    #[inline]
+    pub(crate) fn alive_at(&self, slot: Slot, lsn: Lsn) -> bool {
+        let died = self.died.at(slot.index()).load(Acquire);
+        died == 0 || died > lsn.0
+    }
+
+    /// The segment of a location: in `table`, or in the current one if compaction moved the row meanwhile.
+    pub(crate) fn with_segment<R>(
+        &self,
+        slot: Slot,
+        table: &SegmentTable,
+        read: impl FnOnce(&Arc<Segment>, u64) -> Result<R>,
+    ) -> Result<Option<R>> {
+        let loc = self.loc(slot);
+        if loc == GONE {
+            return Ok(None);
+        }
+        if let Some(segment) = table.get(loc.segment()) {
+            return read(segment, loc.offset()).map(Some);
+        }
+        let current = self.segments.load();
+        let loc = self.loc(slot);
+        match current.get(loc.segment()) {
+            Some(segment) => read(segment, loc.offset()).map(Some),
+            None if loc == GONE => Ok(None),
+            None => Err(Error::new(
+                ErrorKind::Corruption,
+                format!("row {} points into log segment {}, which is not open; please report this", self.id(slot), loc.segment()),
+            )),
+        }
+    }
+
+    /// Bytes held in memory for the slots.
+    pub(crate) fn bytes(&self) -> usize {
+        [&self.ids, &self.lsns, &self.locs, &self.died].iter().map(|c| c.bytes()).sum()
+    }
+}

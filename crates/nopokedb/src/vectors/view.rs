@@ -1,0 +1,76 @@
+//! What a reader sees: a fixed prefix of the log, published whole.
+//!
+//! Invariants:
+//! 1. A snapshot is published only after the log's fdatasync of everything in it: no read returns a row that a crash
+//!    could take back.
+//! 2. A batch is in a snapshot entirely or not at all (rows carry the LSN they died at; see `rows.rs`).
+//! 3. Snapshots only grow: `len` and `lsn` never go back.
+//!
+//! Threading: readers load one pointer; they never lock and never wait for a writer.
+
+use crate::error::Result;
+use crate::log::frame::RowView;
+use crate::types::{Lsn, Slot};
+use crate::vectors::rows::{Rows, SegmentTable, SharedSegments};
+use crate::vectors::{VectorSource, Visibility};
+use std::sync::Arc;
+
+/// One published state of a collection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    /// Slots below this exist.
+    pub(crate) len: u32,
+    /// The last LSN applied.
+    pub(crate) lsn: Lsn,
+    /// How many rows are live.
+    pub(crate) live: u32,
+}
+
+/// A snapshot together with the means to read its rows.
+#[derive(Debug)]
+pub(crate) struct View<'a> {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) rows: &'a Rows,
+    pub(crate) segments: arc_swap::Guard<Arc<SegmentTable>>,
+}
+
+impl View<'_> {
+    /// Calls `read` with the row of a live slot as it stands in the log.
+    pub(crate) fn with_row<R>(&self, slot: Slot, read: impl FnOnce(RowView<'_>) -> Result<R>) -> Result<Option<R>> {
+        self.rows.with_segment(slot, &self.segments, |segment, offset| read(segment.row_at_vector(offset)?))
+    }
+}
+
+impl Visibility for View<'_> {
+    #[inline]
+    fn len(&self) -> u32 {
+        self.snapshot.len
+    }
+
+    #[inline]
+    fn is_live(&self, slot: Slot) -> bool {
+        self.rows.alive_at(slot, self.snapshot.lsn)
+    }
+}
+
+/// The rows of a collection as the index reads them: always through the current segment table.
+#[derive(Debug)]
+pub(crate) struct StoredVectors {
+    pub(crate) rows: Arc<Rows>,
+    pub(crate) segments: SharedSegments,
+}
+
+impl VectorSource for StoredVectors {
+    fn with_vector(&self, slot: Slot, f: &mut dyn FnMut(&[f32])) -> Result<()> {
+        let table = self.segments.load();
+        self.rows.with_segment(slot, &table, |segment, offset| {
+            f(segment.vector(offset, self.rows.dim())?);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn dim(&self) -> usize {
+        self.rows.dim()
+    }
+}
