@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod error;
+mod index;
 mod io;
 mod metadata;
 mod options;

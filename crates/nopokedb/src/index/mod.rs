@@ -1,0 +1,272 @@
+//! The index of one collection: a flat *tail* of recent rows, scanned exactly, and a graph that a background worker moves
+//! them into. Every answer merges both.
+//!
+//! Invariants:
+//! 1. A row appended before a view was taken is found by a search in that view: it is in the graph (slot below
+//!    `graph_len`) or in the tail, never in neither.
+//! 2. Answers hold min(k, live) rows, ascending by (distance, slot), with exact f32 distances, and only rows the view sees.
+//! 3. Rows are dense: `append` continues at `len`.
+//!
+//! Threading: one appender, one absorber at a time, any number of searchers; searchers take no lock.
+
+pub(crate) mod hnsw;
+mod plan;
+mod space;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod topk;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::Result;
+use crate::types::{Metric, Slot};
+use crate::vectors::{VectorSource, Visibility};
+use hnsw::check::{GraphReport, check};
+use hnsw::graph::Graph;
+use hnsw::insert::{Absorb, BuildParams, Builder};
+use hnsw::search::Walker;
+use plan::Plan;
+use space::{Probe, Space};
+use topk::TopK;
+
+/// Below this many rows a scan beats any graph, so none is built.
+pub(crate) const DEFAULT_GRAPH_FROM: u32 = 10_000;
+
+/// What an index is made of. All but `graph_from` are facts of the collection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct IndexParams {
+    pub(crate) dim: usize,
+    pub(crate) metric: Metric,
+    /// Links per node; lists hold twice as many.
+    pub(crate) m: usize,
+    /// Beam width while building.
+    pub(crate) ef_construction: usize,
+    /// Seed of everything random in the index.
+    pub(crate) seed: u64,
+    /// Rows from which on a graph is built.
+    pub(crate) graph_from: u32,
+}
+
+impl IndexParams {
+    /// Parameters with the default seed and threshold.
+    pub(crate) fn new(dim: usize, metric: Metric, m: usize, ef_construction: usize) -> Self {
+        IndexParams { dim, metric, m, ef_construction, seed: 0, graph_from: DEFAULT_GRAPH_FROM }
+    }
+}
+
+/// Bytes the index holds in memory, by part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct IndexMemory {
+    /// Lists, chains and entry points.
+    pub(crate) graph: usize,
+    /// Norms and codes.
+    pub(crate) codes: usize,
+}
+
+/// Working memory of a search: grows to the largest search and is then reused.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    probe: Probe,
+    walker: Walker,
+    top: TopK,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Scratch {
+        Scratch::default()
+    }
+}
+
+/// The index of one collection.
+pub(crate) struct Index {
+    params: IndexParams,
+    space: Space,
+    graph: Graph,
+    len: AtomicU32,
+    builder: Mutex<Builder>,
+}
+
+impl fmt::Debug for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Index")
+            .field("params", &self.params)
+            .field("len", &self.len())
+            .field("graph_len", &self.graph_len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Index {
+    /// An empty index over `source`'s rows.
+    pub(crate) fn new(params: IndexParams, source: Arc<dyn VectorSource>) -> Index {
+        debug_assert_eq!(params.dim, source.dim());
+        Index {
+            params,
+            space: Space::new(params.metric, source),
+            graph: Graph::new(2 * params.m),
+            len: AtomicU32::new(0),
+            builder: Mutex::default(),
+        }
+    }
+
+    /// Rows appended so far.
+    pub(crate) fn len(&self) -> u32 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Rows the graph covers; the rest is the tail.
+    pub(crate) fn graph_len(&self) -> u32 {
+        self.graph.len()
+    }
+
+    /// Adds rows (row-major) to the tail, from slot `first` = `len` on. Single writer.
+    pub(crate) fn append(&self, first: Slot, vectors: &[f32]) -> Result<()> {
+        debug_assert_eq!(first.0, self.len.load(Ordering::Relaxed), "rows are dense");
+        debug_assert_eq!(vectors.len() % self.params.dim, 0);
+        self.space.append(first, vectors);
+        #[allow(clippy::cast_possible_truncation)] // slots are u32: the caller has counted them
+        let added = (vectors.len() / self.params.dim) as u32;
+        self.len.store(first.0 + added, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether a collection of `len` rows is to have a graph at all.
+    pub(crate) fn wants_graph(&self, len: u32) -> bool {
+        len >= self.params.graph_from
+    }
+
+    /// Moves the tail rows below `upto` into the graph, on `threads` threads, until done or `stop`; returns how many were
+    /// covered. Rows that `view` does not see are covered but not linked. A collection below `graph_from` rows is left as
+    /// it is. Can be stopped and called again; the outcome does not depend on `threads`.
+    pub(crate) fn absorb(&self, upto: u32, threads: usize, view: &dyn Visibility, stop: &AtomicBool) -> Result<usize> {
+        let upto = upto.min(self.len());
+        if !self.wants_graph(upto) {
+            return Ok(0);
+        }
+        // A poisoned lock means that an absorber panicked before publishing; its memory is only scratch.
+        let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.graph.len();
+        let params =
+            BuildParams { m: self.params.m, ef_construction: self.params.ef_construction, alpha: self.alpha() };
+        let absorb = Absorb { graph: &self.graph, space: &self.space, params, threads };
+        let visible = view.len();
+        // A row the view does not reach yet was appended after it: it is alive.
+        let is_live = |slot: u32| slot >= visible || view.is_live(Slot(slot));
+        while !stop.load(Ordering::Relaxed) && absorb.batch(upto, &is_live, &mut builder)? {}
+        Ok((self.graph.len() - before) as usize)
+    }
+
+    fn alpha(&self) -> f32 {
+        1.0
+    }
+
+    /// The `k` rows of `view` nearest to `vector` by beam search of width `ef` (exact where that is cheaper), ascending.
+    pub(crate) fn search(
+        &self,
+        vector: &[f32],
+        k: usize,
+        ef: usize,
+        view: &dyn Visibility,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<(f32, Slot)>> {
+        let graph_len = self.graph.len().min(view.len());
+        match plan::choose(view.len(), graph_len, k, ef) {
+            Plan::Flat => self.search_exact(vector, k, view, scratch),
+            Plan::Graph => self.search_graph(vector, k, ef, view, scratch),
+        }
+    }
+
+    /// Scans every row of `view`.
+    pub(crate) fn search_exact(
+        &self,
+        vector: &[f32],
+        k: usize,
+        view: &dyn Visibility,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<(f32, Slot)>> {
+        self.space.probe(vector, &mut scratch.probe)?;
+        scratch.top.reset(k);
+        self.scan(0, view, scratch)?;
+        Ok(answer(&mut scratch.top))
+    }
+
+    /// Walks the graph and scans the tail, whatever it costs.
+    pub(crate) fn search_graph(
+        &self,
+        vector: &[f32],
+        k: usize,
+        ef: usize,
+        view: &dyn Visibility,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<(f32, Slot)>> {
+        self.space.probe(vector, &mut scratch.probe)?;
+        scratch.top.reset(k);
+        let graph_len = self.graph.len().min(view.len());
+        self.scan(graph_len, view, scratch)?;
+        let Scratch { probe, walker, top } = scratch;
+        let is_live = |slot: u32| view.is_live(Slot(slot));
+        walker.walk(&self.graph, &self.space, probe, ef.max(k), graph_len, &is_live)?;
+        for (distance, node) in walker.beam.rows() {
+            self.offer_chain(node, distance, probe, graph_len, view, top)?;
+        }
+        if top.sorted().len() < k {
+            // Fewer than k rows may be all there are; only a scan can tell.
+            return self.search_exact(vector, k, view, scratch);
+        }
+        Ok(answer(top))
+    }
+
+    /// Offers a node of the graph and the rows that share it.
+    fn offer_chain(
+        &self,
+        node: u32,
+        _near: f32,
+        probe: &Probe,
+        graph_len: u32,
+        view: &dyn Visibility,
+        top: &mut TopK,
+    ) -> Result<()> {
+        let mut row = Some(node);
+        while let Some(slot) = row
+            && slot < graph_len
+        {
+            if view.is_live(Slot(slot))
+                && let Some(distance) = self.space.exact(probe, slot)?
+            {
+                top.offer(distance, slot);
+            }
+            row = self.graph.twin(slot);
+        }
+        Ok(())
+    }
+
+    /// Offers every row of `view` from slot `from` on.
+    fn scan(&self, from: u32, view: &dyn Visibility, scratch: &mut Scratch) -> Result<()> {
+        for slot in from..view.len() {
+            if view.is_live(Slot(slot))
+                && let Some(distance) = self.space.exact(&scratch.probe, slot)?
+            {
+                scratch.top.offer(distance, slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes held in memory.
+    pub(crate) fn memory(&self) -> IndexMemory {
+        IndexMemory { graph: self.graph.bytes(), codes: self.space.bytes() }
+    }
+
+    /// Checks the graph's invariants.
+    pub(crate) fn check(&self, view: &dyn Visibility) -> GraphReport {
+        check(&self.graph, &|slot| slot < view.len() && view.is_live(Slot(slot)))
+    }
+}
+
+fn answer(top: &mut TopK) -> Vec<(f32, Slot)> {
+    top.sorted().iter().map(|&(distance, slot)| (distance, Slot(slot))).collect()
+}
