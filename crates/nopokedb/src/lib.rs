@@ -13,3 +13,16 @@ pub use error::{Error, ErrorKind, Result, Subject};
 pub use metadata::{MAX_DEPTH, MAX_METADATA_BYTES, Metadata};
 pub use options::{MAX_DIM, Options};
 pub use types::{CollectionId, Lsn, Metric, RecordId, SegmentNo, Slot};
+
+/// What tests outside this crate need: the disk as a trait, a simulated one, and the crash enumeration. Not public API.
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod testing {
+    pub use crate::io::disk::Disk;
+    pub use crate::io::mmap::Region;
+    pub use crate::io::sim::{
+        BLOCK, Bounds, Call, CallKind, Cut, Fate, Fault, Holes, Keep, Part, PendingPart, SECTOR, SimDisk, SyncFailure,
+        Torn, crash,
+    };
+    pub use crate::io::vfs::{Entry, EntryKind, LockGuard, OpenMode, Vfs, VfsFile, read_exact_at, read_file};
+}

@@ -25,8 +25,8 @@ use std::fmt;
 use std::io;
 use std::mem::{align_of, size_of};
 use std::slice;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use memmap2::{Advice, MmapAsRawDesc, MmapMut, MmapOptions, MmapRaw};
 
@@ -77,6 +77,11 @@ impl Region {
     pub(super) fn anonymous(capacity: u64, known_len: Arc<AtomicU64>) -> io::Result<Region> {
         let map = MmapRaw::from(MmapMut::map_anon(map_len(capacity)?)?);
         Ok(Region { inner: Arc::new(Inner { map, capacity, known_len, backing: Backing::Anonymous }) })
+    }
+
+    /// A reference that does not keep the mapping.
+    pub(super) fn downgrade(&self) -> WeakRegion {
+        WeakRegion(Arc::downgrade(&self.inner))
     }
 
     /// How many bytes are mapped. The file may be shorter.
@@ -212,6 +217,22 @@ impl Region {
             self.inner.capacity,
             self.inner.known_len.load(Ordering::Acquire)
         )
+    }
+}
+
+/// A [`Region`] that may be gone: how the simulated disk remembers whom to show a write.
+pub(super) struct WeakRegion(Weak<Inner>);
+
+impl WeakRegion {
+    /// The region, if a clone of it lives.
+    pub(super) fn upgrade(&self) -> Option<Region> {
+        self.0.upgrade().map(|inner| Region { inner })
+    }
+}
+
+impl fmt::Debug for WeakRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakRegion")
     }
 }
 

@@ -2,4 +2,6 @@
 
 pub(crate) mod disk;
 pub(crate) mod mmap;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod sim;
 pub(crate) mod vfs;

@@ -78,6 +78,7 @@ pub trait Vfs: fmt::Debug + Send + Sync + 'static {
 }
 
 /// An open file. Positions are explicit, so that a handle can be shared.
+#[allow(clippy::len_without_is_empty)] // A file's length is a question that can fail; nobody asks whether it is empty.
 pub trait VfsFile: fmt::Debug + Send + Sync {
     /// Reads at `offset`; returns fewer bytes than asked only at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
