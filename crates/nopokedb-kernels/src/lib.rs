@@ -6,6 +6,7 @@
 //! | `x86/` | AVX2 + FMA, and AVX-512 (F, BW, VL, DQ, VBMI, VNNI) |
 //! | `aarch64` | NEON |
 //! | [`table`](Kernels) | which of them this machine runs, chosen once |
+//! | [`cast`] | `f32` rows as bytes and back |
 //! | `arena` | [`AppendArena`]: rows that never move, read without locks while one writer appends |
 //!
 //! ```
@@ -23,6 +24,7 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod arena;
+pub mod cast;
 mod prefetch;
 pub mod scalar;
 mod table;

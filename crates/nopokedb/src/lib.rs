@@ -4,6 +4,7 @@
 mod error;
 mod index;
 mod io;
+mod log;
 mod metadata;
 mod options;
 mod types;

@@ -1,0 +1,36 @@
+//! The op log: the one truth of a database. Every other file is a cache of it. Bytes: `docs/FORMAT.md`; what happens
+//! when: `docs/DURABILITY.md`.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`format`] | bytes of segment and frame headers |
+//! | [`frame`] | rows in a frame: encoding a batch, reading it in place |
+//! | [`directory`], [`footer`] | which frames a segment holds, in memory and at the end of a sealed file |
+//! | [`segment`] | a segment as readers see it |
+//! | [`writer`] | [`Log`]: append, roll, watermark, clean close |
+//! | [`manifest`], [`publish`] | which segments make up the log, and how that changes |
+//! | [`scan`], [`recover`] | opening: what counts, what a crash left behind, what is damage |
+//! | [`files`] | names; making and replacing a file |
+
+pub(crate) mod directory;
+pub(crate) mod files;
+pub(crate) mod footer;
+pub(crate) mod format;
+pub(crate) mod frame;
+pub(crate) mod manifest;
+pub(crate) mod publish;
+pub(crate) mod recover;
+pub(crate) mod scan;
+pub(crate) mod segment;
+pub(crate) mod writer;
+
+pub(crate) use format::SegmentKind;
+pub(crate) use frame::{Batch, FrameBuilder, FrameView, NewRowRef, RowKind, RowView};
+pub(crate) use manifest::CollectionEntry;
+pub(crate) use publish::write_footer;
+pub(crate) use recover::{DirState, DroppedTail, Recovered, inspect};
+pub(crate) use segment::Segment;
+pub(crate) use writer::{Log, LogOptions, Placed};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,505 @@
+//! The writer: turns encoded batches into durable frames. One thread at a time owns it.
+//!
+//! Invariants:
+//! 1. `append` returns only after the frames were synced, and publishes them only then: every LSN up to
+//!    [`Log::durable_lsn`] is on the disk.
+//! 2. A group of batches is one write and one sync, and starts and ends on a 4 KiB boundary: no sector ever holds bytes
+//!    of two groups, so a torn write cannot touch what was acknowledged.
+//! 3. A group starts only after the one before it was synced; a segment gets its first frame only after the SEAL of the
+//!    one before it was synced. Hence only the last segment can be torn, and a frame proves what lies before it.
+//! 4. After a failed sync, or a failed write that could not be cut back, nothing is written or synced again (poison).
+//! 5. A group lies in one segment; a group too long for a segment gets a longer one.
+//!
+//! Threading: none of its own. `commit` keeps it behind a lock; readers hold the [`Segment`]s.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::files::{MAX_SEGMENT_NO, create_dir_durably, create_segment, log_dir, segment_path};
+use super::format::{
+    Chain, DbUuid, FLAG_GROUP_END, FLAG_MORE, FRAME_HEADER_LEN, FRAME_HEADER_SIZE, FrameHeader, FrameKind, PAGE,
+    SEGMENT_HEADER_LEN, Salt, SegmentHeader, SegmentKind, align_up, hash128,
+};
+use super::frame::{Batch, EncodedFrame, FrameMeta, FrameView};
+use super::manifest::CollectionEntry;
+use super::segment::Segment;
+use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::io::vfs::Vfs;
+use crate::types::{CollectionId, Lsn, SegmentNo};
+
+/// Groups up to this long are written into space that was zeroed before, so that their sync need not also commit a
+/// longer file length and new blocks to the file system's journal.
+const SMALL_GROUP: u64 = 256 << 10;
+/// How far ahead is zeroed at once: as much as the file is long, within these bounds.
+const ZERO_AHEAD: (u64, u64) = (64 << 10, 1 << 20);
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// What a log needs to know. Clock and randomness come in here, so that a test can repeat them.
+#[derive(Clone, Debug)]
+pub(crate) struct LogOptions {
+    /// Length of a segment, unless one group needs more.
+    pub(crate) segment_bytes: u64,
+    /// Where salts and the database's identity come from.
+    pub(crate) seed: u64,
+    /// The wall clock in Unix milliseconds; only ever shown, never compared.
+    pub(crate) now_ms: fn() -> i64,
+}
+
+impl LogOptions {
+    /// Segments of `segment_bytes`, a random seed and the system's clock.
+    pub(crate) fn new(segment_bytes: u64) -> Self {
+        // The standard library seeds each RandomState from the operating system.
+        LogOptions { segment_bytes, seed: RandomState::new().build_hasher().finish(), now_ms: system_now_ms }
+    }
+}
+
+fn system_now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Where the next group goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tail {
+    /// Offset in the active segment, a multiple of 4 KiB.
+    pub(super) end: u64,
+    /// The file is zero, and durably so, from `end` to here.
+    pub(super) zeroed: u64,
+    pub(super) chain: Chain,
+    pub(super) next_lsn: Lsn,
+    /// Highest LSN that a durable frame says to be durable.
+    pub(super) marked: Lsn,
+    /// The last frame is a CLEAN_CLOSE.
+    pub(super) clean: bool,
+}
+
+/// Where a batch came to lie.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    pub(crate) segment: Arc<Segment>,
+    /// Its frames' indexes in the segment.
+    pub(crate) frames: Range<usize>,
+    pub(crate) collection: CollectionId,
+    pub(crate) first_lsn: Lsn,
+    /// `first_lsn - 1` for a batch without rows.
+    pub(crate) last_lsn: Lsn,
+}
+
+impl Placed {
+    /// The batch's frames, as they are on disk.
+    pub(crate) fn views(&self) -> impl Iterator<Item = Result<FrameView<'_>>> {
+        self.frames.clone().map(|i| self.segment.frame(i))
+    }
+}
+
+/// A frame ready to be written.
+struct Stamped<'a> {
+    header: [u8; FRAME_HEADER_SIZE],
+    payload: [&'a [u8]; 3],
+    meta: FrameMeta,
+}
+
+/// Frames that are written and synced together, and the tail after them.
+struct Group<'a> {
+    frames: Vec<Stamped<'a>>,
+    len: u64,
+    chain: Chain,
+    next_lsn: Lsn,
+}
+
+/// The log of one database, open for writing.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(super) vfs: Arc<dyn Vfs>,
+    pub(super) dir: PathBuf,
+    pub(super) options: LogOptions,
+    pub(super) db_uuid: DbUuid,
+    /// Segments that get no more frames, in LSN order.
+    pub(super) sealed: Vec<Arc<Segment>>,
+    pub(super) active: Arc<Segment>,
+    pub(super) capacity: u64,
+    pub(super) tail: Tail,
+    pub(super) next_segment: u32,
+    pub(super) manifest_number: u64,
+    pub(super) collections: Vec<CollectionEntry>,
+    pub(super) last_compaction_ms: i64,
+    pub(super) poison: Option<String>,
+}
+
+impl Log {
+    /// Makes the log of a new database in `dir`, which is made too if it is missing.
+    pub(crate) fn create(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        options: LogOptions,
+        collections: &[CollectionEntry],
+    ) -> Result<Log> {
+        create_dir_durably(&*vfs, dir)?;
+        super::recover::remove_unfinished_creation(&*vfs, dir)?;
+        create_dir_durably(&*vfs, &log_dir(dir))?;
+        let db_uuid = random16(&options, 0);
+        let header = SegmentHeader {
+            kind: SegmentKind::Raw,
+            no: SegmentNo(1),
+            db_uuid,
+            first_lsn: Lsn(1),
+            salt: random16(&options, 1),
+            prev_chain: [0; 16],
+            created_ms: (options.now_ms)(),
+            capacity: options.segment_bytes,
+        };
+        let path = segment_path(dir, header.no);
+        let file = create_segment(&*vfs, &path, &header)?;
+        vfs.sync_dir(&log_dir(dir)).context("sync the directory", &log_dir(dir))?;
+        let region = file.map(header.capacity).context("map", &path)?;
+        let capacity = header.capacity;
+        let (end, chain, next_lsn) = (SEGMENT_HEADER_LEN, header.prev_chain, Lsn(1));
+        let active = Arc::new(Segment::new(path, file, region, header, &[], end));
+        let mut log = Log {
+            vfs,
+            dir: dir.to_owned(),
+            options,
+            db_uuid,
+            sealed: Vec::new(),
+            active,
+            capacity,
+            tail: Tail { end, zeroed: end, chain, next_lsn, marked: Lsn(0), clean: false },
+            next_segment: 2,
+            manifest_number: 0,
+            collections: collections.to_vec(),
+            last_compaction_ms: 0,
+            poison: None,
+        };
+        log.publish_manifest(2)?;
+        Ok(log)
+    }
+
+    /// Makes a group of batches durable with one write and one sync, in this order, and says where they are. On an error
+    /// nothing of the group is visible; `Full` and `Io` errors leave the log as it was, unless the words say otherwise.
+    pub(crate) fn append(&mut self, group: &[Batch]) -> Result<Vec<Placed>> {
+        self.check_alive()?;
+        let len = align_up(group.iter().map(Batch::len).sum(), PAGE);
+        if self.tail.end + len + PAGE > self.capacity {
+            self.roll(len)?;
+        }
+        let first_frame = self.active.frame_count();
+        let stamped = self.stamp(group);
+        self.write(&stamped, false)?;
+        let mut lsn = self.tail.next_lsn;
+        let mut frame = first_frame;
+        self.accept(&stamped, FrameKind::Rows);
+        let placed = group.iter().map(|batch| {
+            let (first_lsn, frames) = (lsn, frame..frame + batch.frames.len());
+            (lsn, frame) = (lsn.plus(batch.rows()), frames.end);
+            let last_lsn = Lsn(lsn.0 - 1);
+            let segment = Arc::clone(&self.active);
+            Placed { segment, frames, collection: batch.collection, first_lsn, last_lsn }
+        });
+        Ok(placed.collect())
+    }
+
+    /// Leaves word that everything so far is durable, if no frame says so yet. Called when the log has been idle for a
+    /// moment, it removes the last doubt whether a damaged last frame had been acknowledged.
+    pub(crate) fn watermark(&mut self) -> Result<()> {
+        self.check_alive()?;
+        if self.tail.marked >= self.last_lsn() {
+            return Ok(());
+        }
+        self.append_control(FrameKind::Watermark)
+    }
+
+    /// Ends the log in order: the next opening trusts it without rewriting its tail.
+    pub(crate) fn close_clean(&mut self) -> Result<()> {
+        self.check_alive()?;
+        if self.tail.clean {
+            return Ok(());
+        }
+        self.append_control(FrameKind::CleanClose)
+    }
+
+    /// The last LSN given out.
+    pub(crate) fn last_lsn(&self) -> Lsn {
+        Lsn(self.tail.next_lsn.0 - 1)
+    }
+
+    /// The highest LSN known to be on the disk. It equals [`Log::last_lsn`]: what is not durable gets no LSN.
+    pub(crate) fn durable_lsn(&self) -> Lsn {
+        self.last_lsn()
+    }
+
+    /// All segments in LSN order, the active one last.
+    pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
+        self.sealed.iter().chain([&self.active]).map(Arc::clone).collect()
+    }
+
+    /// The database's identity, which its caches carry too.
+    pub(crate) fn db_uuid(&self) -> DbUuid {
+        self.db_uuid
+    }
+
+    /// The collections, as the last manifest has them.
+    pub(crate) fn collections(&self) -> &[CollectionEntry] {
+        &self.collections
+    }
+
+    /// Why this log accepts no more writes, if so.
+    pub(crate) fn poisoned(&self) -> Option<&str> {
+        self.poison.as_deref()
+    }
+
+    /// Gives `group` its LSNs, links and durable mark, at the tail.
+    fn stamp<'a>(&self, group: &'a [Batch]) -> Group<'a> {
+        let mut out = self.empty_group();
+        let last = group.iter().rposition(|b| !b.frames.is_empty());
+        for (b, batch) in group.iter().enumerate() {
+            for (f, frame) in batch.frames.iter().enumerate() {
+                let more = f + 1 < batch.frames.len();
+                let flags = match (more, Some(b) == last) {
+                    (true, _) => FLAG_MORE,
+                    (false, true) => FLAG_GROUP_END,
+                    (false, false) => 0,
+                };
+                let header = self.header(FrameKind::Rows, flags, &out);
+                let header = FrameHeader {
+                    dim: batch.dim,
+                    lsn_last: out.next_lsn.plus(u64::from(frame.lsn_span)),
+                    rows: frame.rows,
+                    collection: batch.collection,
+                    payload_len: frame.payload_len,
+                    payload_hash: frame.payload_hash,
+                    arena_len: frame.arena_len,
+                    vectors: frame.vectors,
+                    ..header
+                };
+                self.push(&mut out, header, frame.payload());
+            }
+        }
+        out.len = align_up(out.len, PAGE);
+        out
+    }
+
+    fn empty_group<'a>(&self) -> Group<'a> {
+        Group { frames: Vec::new(), len: 0, chain: self.tail.chain, next_lsn: self.tail.next_lsn }
+    }
+
+    /// The header of a frame without rows that continues `group`.
+    fn header(&self, kind: FrameKind, flags: u8, group: &Group<'_>) -> FrameHeader {
+        FrameHeader {
+            kind,
+            flags,
+            dim: 0,
+            lsn_first: group.next_lsn,
+            lsn_last: Lsn(group.next_lsn.0 - 1),
+            rows: 0,
+            collection: CollectionId(0),
+            payload_len: 0,
+            durable_lsn: self.last_lsn(),
+            unix_ms: (self.options.now_ms)(),
+            prev_chain: group.chain,
+            payload_hash: hash128(&[]),
+            arena_len: 0,
+            vectors: 0,
+            next_segment: 0,
+            group_page: group_page(self.tail.end),
+        }
+    }
+
+    fn push<'a>(&self, group: &mut Group<'a>, header: FrameHeader, payload: [&'a [u8]; 3]) {
+        let meta = FrameMeta::new(self.tail.end + group.len, &header);
+        let bytes = header.encode(&self.active.header().salt);
+        group.chain = hash128(&bytes);
+        group.next_lsn = header.lsn_last.plus(1);
+        group.len += FRAME_HEADER_LEN + header.payload_len;
+        group.frames.push(Stamped { header: bytes, payload, meta });
+    }
+
+    /// A group of one frame without rows.
+    fn control(&self, kind: FrameKind, successor: u32) -> Group<'static> {
+        let mut group = self.empty_group();
+        let header = FrameHeader { next_segment: successor, ..self.header(kind, FLAG_GROUP_END, &group) };
+        self.push(&mut group, header, [&[]; 3]);
+        group.len = PAGE;
+        group
+    }
+
+    fn append_control(&mut self, kind: FrameKind) -> Result<()> {
+        let group = self.control(kind, 0);
+        self.write(&group, kind == FrameKind::CleanClose)?;
+        self.accept(&group, kind);
+        Ok(())
+    }
+
+    /// The group is durable: readers may see it, and the tail moves behind it.
+    fn accept(&mut self, group: &Group<'_>, kind: FrameKind) {
+        if group.frames.is_empty() {
+            return;
+        }
+        group.frames.iter().for_each(|f| self.active.publish(f.meta));
+        self.tail.end += group.len;
+        self.tail.zeroed = self.tail.zeroed.max(self.tail.end);
+        (self.tail.chain, self.tail.next_lsn) = (group.chain, group.next_lsn);
+        self.tail.clean = kind == FrameKind::CleanClose;
+        if kind != FrameKind::Rows {
+            self.tail.marked = self.last_lsn();
+        }
+    }
+
+    /// Invariant 2: one write and one sync. `trim` gives back the zeroed space behind the group.
+    fn write(&mut self, group: &Group<'_>, trim: bool) -> Result<()> {
+        if group.frames.is_empty() {
+            return Ok(());
+        }
+        let ahead = if trim { 0 } else { self.zeros_wanted(group.len) };
+        let file = Arc::clone(self.active.file());
+        let (at, end) = (self.tail.end, self.tail.end + group.len);
+        let mut written = file.write_all_at(&pieces(group, ahead), at);
+        let mut zeroed = end + ahead;
+        if let Err(e) = &written
+            && ahead > 0
+            && matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        {
+            // There may be room for the group without the zeros.
+            self.cut_back(at)?;
+            (written, zeroed) = (file.write_all_at(&pieces(group, 0), at), end);
+        }
+        if trim {
+            written = written.and_then(|()| file.set_len(end));
+            self.tail.zeroed = end;
+        }
+        if let Err(e) = written {
+            self.cut_back(at)?;
+            return Err(Error::io("commit to", self.active.path(), e));
+        }
+        if let Err(e) = file.sync_data() {
+            return Err(self.poison_by("sync", &e));
+        }
+        self.tail.zeroed = self.tail.zeroed.max(zeroed);
+        Ok(())
+    }
+
+    /// How many zeros to write behind a group of `len` bytes.
+    fn zeros_wanted(&self, len: u64) -> u64 {
+        let end = self.tail.end + len;
+        if len > SMALL_GROUP || end <= self.tail.zeroed {
+            return 0;
+        }
+        end.clamp(ZERO_AHEAD.0, ZERO_AHEAD.1).min(self.capacity.saturating_sub(end))
+    }
+
+    /// After a failed write and before any sync of it: makes the file end at `at` again, durably, so that nothing of the
+    /// failed group can come back. If even that fails the state is unknown, hence poison.
+    fn cut_back(&mut self, at: u64) -> Result<()> {
+        let file = Arc::clone(self.active.file());
+        if let Err(e) = file.set_len(at).and_then(|()| file.sync_data()) {
+            return Err(self.poison_by("cut back a failed write in", &e));
+        }
+        self.tail.zeroed = at;
+        Ok(())
+    }
+
+    /// Seals the active segment and starts another with room for a group of `need` bytes. The successor is made and synced
+    /// first: if the disk is full, nothing has changed.
+    fn roll(&mut self, need: u64) -> Result<()> {
+        let no = self.allocate_segment()?;
+        let seal = self.control(FrameKind::Seal, no.0);
+        let capacity = align_up(self.options.segment_bytes.max(SEGMENT_HEADER_LEN + need + PAGE), PAGE);
+        let header = SegmentHeader {
+            kind: SegmentKind::Raw,
+            no,
+            db_uuid: self.db_uuid,
+            first_lsn: self.tail.next_lsn,
+            salt: random16(&self.options, u64::from(no.0)),
+            prev_chain: seal.chain,
+            created_ms: (self.options.now_ms)(),
+            capacity,
+        };
+        let path = segment_path(&self.dir, no);
+        let file = create_segment(&*self.vfs, &path, &header)?;
+        if let Err(e) = self.vfs.sync_dir(&log_dir(&self.dir)) {
+            return Err(self.poison_by("sync the directory of", &e));
+        }
+        let ready =
+            file.map(capacity).context("map", &path).and_then(|region| self.write(&seal, true).map(|()| region));
+        let region = match ready {
+            Ok(region) => region,
+            Err(e) => {
+                // Never used: if it stays, the next opening removes it.
+                let _ = self.vfs.remove_file(&path);
+                return Err(e);
+            }
+        };
+        self.accept(&seal, FrameKind::Seal);
+        let next = Arc::new(Segment::new(path, file, region, header, &[], SEGMENT_HEADER_LEN));
+        self.sealed.push(std::mem::replace(&mut self.active, next));
+        self.capacity = capacity;
+        (self.tail.end, self.tail.zeroed) = (SEGMENT_HEADER_LEN, SEGMENT_HEADER_LEN);
+        Ok(())
+    }
+
+    /// A segment number that was never used.
+    pub(crate) fn allocate_segment(&mut self) -> Result<SegmentNo> {
+        if self.next_segment > MAX_SEGMENT_NO {
+            let words =
+                format!("the log has used all its {MAX_SEGMENT_NO} segment numbers; copy the rows to a new database");
+            return Err(Error::new(ErrorKind::Full, words));
+        }
+        self.next_segment += 1;
+        Ok(SegmentNo(self.next_segment - 1))
+    }
+
+    pub(super) fn check_alive(&self) -> Result<()> {
+        match &self.poison {
+            None => Ok(()),
+            Some(why) => Err(Error::new(
+                ErrorKind::Closed,
+                format!("no more writes are accepted since {why}; reads go on. Open the database again to write"),
+            )),
+        }
+    }
+
+    /// Invariant 4.
+    fn poison_by(&mut self, action: &str, e: &io::Error) -> Error {
+        let why = format!("could not {action} {}: {e}", self.active.path().display());
+        let message = format!(
+            "{why}. Whether this write is durable is unknown: it may or may not be there when the database is opened \
+             again. Until then no write is accepted; reads go on"
+        );
+        self.poison = Some(why);
+        Error::new(ErrorKind::Io, message)
+    }
+}
+
+/// The page at which a group that starts at `offset` starts.
+pub(super) fn group_page(offset: u64) -> u32 {
+    u32::try_from(offset / PAGE).expect("a segment is shorter than 2^44 bytes: its offsets have 40 bits")
+}
+
+/// The slices of a group, its padding, and `ahead` zeros.
+fn pieces<'a>(group: &'a Group<'_>, ahead: u64) -> Vec<&'a [u8]> {
+    let mut out = Vec::with_capacity(group.frames.len() * 4 + 20);
+    let mut len = 0;
+    for frame in &group.frames {
+        out.push(&frame.header[..]);
+        out.extend(frame.payload.iter().filter(|p| !p.is_empty()));
+        len += FRAME_HEADER_LEN + frame.meta.payload_len;
+    }
+    let mut zeros = usize::try_from(group.len - len + ahead).expect("a group and the zeros behind it fit in memory");
+    while zeros > 0 {
+        let n = zeros.min(ZEROS.len());
+        out.push(&ZEROS[..n]);
+        zeros -= n;
+    }
+    out
+}
+
+/// Sixteen bytes that no other call with another `what` gives.
+fn random16(options: &LogOptions, what: u64) -> Salt {
+    let mut input = options.seed.to_le_bytes().to_vec();
+    input.extend_from_slice(&what.to_le_bytes());
+    input.extend_from_slice(&(options.now_ms)().to_le_bytes());
+    hash128(&input)
+}
