@@ -19,6 +19,7 @@ pub use types::{CollectionId, Lsn, Metric, RecordId, SegmentNo, Slot};
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod testing {
+    pub use crate::index::bench::IndexBench;
     pub use crate::io::disk::Disk;
     pub use crate::io::mmap::Region;
     pub use crate::io::sim::{

@@ -9,6 +9,8 @@
 //!
 //! Threading: one appender, one absorber at a time, any number of searchers; searchers take no lock.
 
+#[cfg(feature = "testing")]
+pub(crate) mod bench;
 pub(crate) mod hnsw;
 mod plan;
 mod space;
@@ -19,18 +21,23 @@ mod tests;
 mod topk;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub(crate) use hnsw::image::Image;
+
 use crate::error::Result;
-use crate::types::{Metric, Slot};
+use crate::io::vfs::Vfs;
+use crate::types::{CollectionId, Lsn, Metric, Slot};
 use crate::vectors::{VectorSource, Visibility};
 use hnsw::check::{GraphReport, check};
-use hnsw::graph::Graph;
+use hnsw::graph::{Graph, MAX_SLOTS};
+use hnsw::image::{self, Stamp};
 use hnsw::insert::{Absorb, BuildParams, Builder};
 use hnsw::search::Walker;
 use plan::Plan;
-use space::{Probe, Space};
+use space::{Probe, Space, Stored};
 use topk::TopK;
 
 /// Below this many rows a scan beats any graph, so none is built.
@@ -58,6 +65,13 @@ impl IndexParams {
     }
 }
 
+impl Default for IndexParams {
+    /// One dimension, cosine, M 16, ef_construction 200: to be completed.
+    fn default() -> Self {
+        IndexParams::new(1, Metric::Cosine, 16, 200)
+    }
+}
+
 /// Bytes the index holds in memory, by part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IndexMemory {
@@ -65,6 +79,32 @@ pub(crate) struct IndexMemory {
     pub(crate) graph: usize,
     /// Norms and codes.
     pub(crate) codes: usize,
+}
+
+/// Whose image it is and what it reflects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ImageStamp {
+    /// The database's own id.
+    pub(crate) database: [u8; 16],
+    pub(crate) collection: CollectionId,
+    /// Every operation up to here is reflected.
+    pub(crate) lsn: Lsn,
+}
+
+impl ImageStamp {
+    fn of(self, params: &IndexParams) -> Stamp {
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Stamp {
+            database: self.database,
+            collection: self.collection,
+            lsn: self.lsn,
+            metric: params.metric,
+            dim: number(params.dim),
+            m: number(params.m),
+            ef_construction: number(params.ef_construction),
+            seed: params.seed,
+        }
+    }
 }
 
 /// Working memory of a search: grows to the largest search and is then reused.
@@ -103,12 +143,24 @@ impl fmt::Debug for Index {
 impl Index {
     /// An empty index over `source`'s rows.
     pub(crate) fn new(params: IndexParams, source: Arc<dyn VectorSource>) -> Index {
+        Self::assemble(params, source, 0, Graph::new(2 * params.m), Stored::new())
+    }
+
+    /// An index that goes on from `image`: its slots are appended and its graph is built.
+    pub(crate) fn with_image(params: IndexParams, source: Arc<dyn VectorSource>, image: Image) -> Index {
+        #[allow(clippy::cast_possible_truncation)] // an image's slots were counted as u32
+        let len = image.lsns.len() as u32;
+        let (graph, stored) = image.into_parts();
+        Self::assemble(params, source, len, graph, stored)
+    }
+
+    fn assemble(params: IndexParams, source: Arc<dyn VectorSource>, len: u32, graph: Graph, stored: Stored) -> Index {
         debug_assert_eq!(params.dim, source.dim());
         Index {
             params,
-            space: Space::new(params.metric, source),
-            graph: Graph::new(2 * params.m),
-            len: AtomicU32::new(0),
+            space: Space::new(params.metric, source, stored),
+            graph,
+            len: AtomicU32::new(len),
             builder: Mutex::default(),
         }
     }
@@ -132,6 +184,17 @@ impl Index {
         let added = (vectors.len() / self.params.dim) as u32;
         self.len.store(first.0 + added, Ordering::Release);
         Ok(())
+    }
+
+    /// Rows below `upto` that are still to be absorbed; none if `upto` rows need no graph.
+    pub(crate) fn lag(&self, upto: u32) -> u32 {
+        let upto = upto.min(MAX_SLOTS);
+        if self.wants_graph(upto) { upto.saturating_sub(self.graph.len()) } else { 0 }
+    }
+
+    /// What the index was made with.
+    pub(crate) fn params(&self) -> &IndexParams {
+        &self.params
     }
 
     /// Whether a collection of `len` rows is to have a graph at all.
@@ -254,6 +317,20 @@ impl Index {
             }
         }
         Ok(())
+    }
+
+    /// Writes the image of the first `lsns.len()` slots to `path`; `lsns` holds the LSN that wrote each of them, and every
+    /// operation up to `lsn` is reflected in them. Absorbing waits meanwhile; appends and searches do not.
+    pub(crate) fn write_image(&self, vfs: &dyn Vfs, path: &Path, stamp: ImageStamp, lsns: &[u64]) -> Result<()> {
+        let _unchanging = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
+        debug_assert!(lsns.len() <= self.len() as usize);
+        image::write(vfs, path, &stamp.of(&self.params), lsns, &self.graph, self.space.stored())
+    }
+
+    /// Reads and checks the image at `path`, for [`Index::with_image`]. It must be of this database and collection, made
+    /// with `params`, and not reflect anything after `stamp.lsn`. An error means: build from the log.
+    pub(crate) fn read_image(vfs: &dyn Vfs, path: &Path, stamp: ImageStamp, params: &IndexParams) -> Result<Image> {
+        image::read(vfs, path, &stamp.of(params), Stored::new())
     }
 
     /// Bytes held in memory.

@@ -12,6 +12,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use nopokedb_kernels::{Kernels, kernels};
+
 use crate::error::{Error, Result};
 use crate::types::{Metric, Slot};
 use crate::vectors::VectorSource;
@@ -21,9 +23,46 @@ use crate::vectors::chunked::ChunkedU32;
 pub(crate) struct Space {
     metric: Metric,
     dim: usize,
+    kernels: &'static Kernels,
     source: Arc<dyn VectorSource>,
-    /// `1 / |row|` as bits under cosine, 0 for a zero row; empty under the other metrics.
+    stored: Stored,
+}
+
+/// What is kept in memory for each slot, and in the index image.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// `1 / |row|` as bits under cosine, 0 for a zero row; unused under the other metrics.
     inverse_norms: ChunkedU32,
+}
+
+impl Stored {
+    /// No slots yet.
+    pub(crate) fn new() -> Stored {
+        Stored { inverse_norms: ChunkedU32::new() }
+    }
+
+    /// Bytes of a slot in the image.
+    pub(crate) fn stride(&self) -> usize {
+        4
+    }
+
+    /// Makes room for `len` slots.
+    pub(crate) fn reserve(&self, len: u32) {
+        self.inverse_norms.reserve(len as usize);
+    }
+
+    /// Appends a slot's bytes to `out`.
+    pub(crate) fn encode(&self, slot: u32, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.inverse_norms.at(slot as usize).load(Relaxed).to_le_bytes());
+    }
+
+    /// Takes a reserved slot's bytes; false if they make no sense. Slots come in order.
+    pub(crate) fn decode(&mut self, slot: u32, bytes: &[u8]) -> bool {
+        let Ok(bytes) = bytes.try_into() else { return false };
+        let norm = f32::from_le_bytes(bytes);
+        self.inverse_norms.at(slot as usize).store(norm.to_bits(), Relaxed);
+        norm.is_finite() && norm >= 0.0
+    }
 }
 
 /// A vector prepared to be compared with many rows. Reused between searches.
@@ -40,8 +79,13 @@ impl fmt::Debug for Space {
 }
 
 impl Space {
-    pub(crate) fn new(metric: Metric, source: Arc<dyn VectorSource>) -> Space {
-        Space { metric, dim: source.dim(), source, inverse_norms: ChunkedU32::new() }
+    pub(crate) fn new(metric: Metric, source: Arc<dyn VectorSource>, stored: Stored) -> Space {
+        Space { metric, dim: source.dim(), kernels: kernels(), source, stored }
+    }
+
+    /// What is kept for each slot.
+    pub(crate) fn stored(&self) -> &Stored {
+        &self.stored
     }
 
     pub(crate) fn dim(&self) -> usize {
@@ -54,12 +98,13 @@ impl Space {
 
     /// Takes in the rows from slot `first` on. Single writer; the caller publishes the new length afterwards.
     pub(crate) fn append(&self, first: Slot, vectors: &[f32]) {
+        #[allow(clippy::cast_possible_truncation)] // slots are u32: the caller has counted them
+        self.stored.reserve(first.0 + (vectors.len() / self.dim) as u32);
         if self.metric != Metric::Cosine {
             return;
         }
-        self.inverse_norms.reserve(first.index() + vectors.len() / self.dim);
         for (i, row) in vectors.chunks_exact(self.dim).enumerate() {
-            self.inverse_norms.at(first.index() + i).store(inverse_norm(row).to_bits(), Relaxed);
+            self.stored.inverse_norms.at(first.index() + i).store(inverse_norm(row).to_bits(), Relaxed);
         }
     }
 
@@ -111,18 +156,18 @@ impl Space {
 
     /// Bytes held in memory.
     pub(crate) fn bytes(&self) -> usize {
-        self.inverse_norms.bytes()
+        self.stored.inverse_norms.bytes()
     }
 
     #[inline]
     fn between(&self, query: &[f32], row: &[f32], slot: u32) -> f32 {
         let distance = match self.metric {
             Metric::Cosine => {
-                let inverse = f32::from_bits(self.inverse_norms.at(slot as usize).load(Relaxed));
-                1.0 - (dot(query, row) * inverse).clamp(-1.0, 1.0)
+                let inverse = f32::from_bits(self.stored.inverse_norms.at(slot as usize).load(Relaxed));
+                1.0 - (self.kernels.dot(query, row) * inverse).clamp(-1.0, 1.0)
             }
-            Metric::L2 => squared_l2(query, row),
-            Metric::Ip => 1.0 - dot(query, row),
+            Metric::L2 => self.kernels.l2_squared(query, row),
+            Metric::Ip => 1.0 - self.kernels.dot(query, row),
         };
         // Overflowing sums can be NaN (inf - inf); such a row is as far as can be.
         if distance.is_nan() { f32::INFINITY } else { distance }
@@ -134,28 +179,4 @@ fn inverse_norm(v: &[f32]) -> f32 {
     let norm = v.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
     #[allow(clippy::cast_possible_truncation)] // narrowing to f32 is meant
     if norm > 0.0 { (1.0 / norm).min(f64::from(f32::MAX)) as f32 } else { 0.0 }
-}
-
-/// Independent accumulators, so that the compiler can use the machine's vector registers.
-const LANES: usize = 16;
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    fold(a, b, |x, y| x * y)
-}
-
-fn squared_l2(a: &[f32], b: &[f32]) -> f32 {
-    fold(a, b, |x, y| (x - y) * (x - y))
-}
-
-#[inline]
-fn fold(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = a_blocks.remainder().iter().zip(b_blocks.remainder()).map(|(x, y)| term(*x, *y)).sum();
-    for (x, y) in a_blocks.zip(b_blocks) {
-        for lane in 0..LANES {
-            lanes[lane] += term(x[lane], y[lane]);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
 }

@@ -1,8 +1,11 @@
-//! The graph: storage ([`graph`]), choice of links ([`neighbors`]), adding rows ([`insert`]), walking ([`search`]), and the
-//! checker ([`check`]).
+//! The graph: storage ([`graph`]), choice of links ([`neighbors`]), adding rows ([`insert`]), walking ([`search`]), the checker
+//! ([`check`]) and the file it is kept in ([`image`]).
 
 pub(crate) mod check;
 pub(crate) mod graph;
+pub(crate) mod image;
+#[cfg(test)]
+mod image_tests;
 pub(crate) mod insert;
 pub(crate) mod neighbors;
 pub(crate) mod search;

@@ -1,0 +1,87 @@
+//! A door to the index alone, for `examples/index_bench.rs`: no log, no files, rows in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::{Index, IndexParams, Scratch};
+use crate::error::Result;
+use crate::types::{Metric, Slot};
+use crate::vectors::{VectorSource, Visibility};
+
+struct InMemory {
+    dim: usize,
+    data: Vec<f32>,
+}
+
+impl VectorSource for InMemory {
+    fn with_vector(&self, slot: Slot, f: &mut dyn FnMut(&[f32])) -> Result<()> {
+        f(&self.data[slot.index() * self.dim..][..self.dim]);
+        Ok(())
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+}
+
+struct Everything(u32);
+
+impl Visibility for Everything {
+    fn len(&self) -> u32 {
+        self.0
+    }
+
+    fn is_live(&self, _slot: Slot) -> bool {
+        true
+    }
+}
+
+/// An index over rows in memory.
+pub struct IndexBench {
+    index: Index,
+    view: Everything,
+    scratch: Scratch,
+}
+
+impl std::fmt::Debug for IndexBench {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.index.fmt(f)
+    }
+}
+
+impl IndexBench {
+    /// All of `data` (row-major) in the tail.
+    pub fn new(dim: usize, metric: Metric, m: usize, ef_construction: usize, data: Vec<f32>) -> Result<Self> {
+        let params = IndexParams { graph_from: 0, ..IndexParams::new(dim, metric, m, ef_construction) };
+        let source = Arc::new(InMemory { dim, data });
+        let index = Index::new(params, source.clone());
+        index.append(Slot(0), &source.data)?;
+        let view = Everything(index.len());
+        Ok(IndexBench { index, view, scratch: Scratch::new() })
+    }
+
+    /// Moves every row into the graph.
+    pub fn absorb(&self, threads: usize) -> Result<usize> {
+        self.index.absorb(u32::MAX, threads, &self.view, &AtomicBool::new(false))
+    }
+
+    /// Walks the graph; distances and slots.
+    pub fn search_graph(&mut self, query: &[f32], k: usize, ef: usize) -> Result<Vec<(f32, Slot)>> {
+        self.index.search_graph(query, k, ef, &self.view, &mut self.scratch)
+    }
+
+    /// What the planner chooses.
+    pub fn search(&mut self, query: &[f32], k: usize, ef: usize) -> Result<Vec<(f32, Slot)>> {
+        self.index.search(query, k, ef, &self.view, &mut self.scratch)
+    }
+
+    /// Distances the last graph walk computed.
+    pub fn evaluations(&self) -> usize {
+        self.scratch.walker.evaluations
+    }
+
+    /// The checker's report and the memory by part, as text.
+    pub fn report(&self) -> String {
+        format!("{:?} {:?}", self.index.check(&self.view), self.index.memory())
+    }
+}
