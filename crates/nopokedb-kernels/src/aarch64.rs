@@ -3,14 +3,56 @@
 
 use std::arch::aarch64::*;
 
+use crate::aarch64_codes as codes;
 use crate::scalar;
 use crate::table::{Kernels, Level};
 
-static NEON: Kernels = Kernels { level: Level::Neon, dot, l2_squared, norm_squared, dot_and_norm, dot4, l2_squared4 };
+static NEON: Kernels = Kernels {
+    level: Level::Neon,
+    dot,
+    l2_squared,
+    norm_squared,
+    dot_and_norm,
+    dot4,
+    l2_squared4,
+    nibble_dot: codes::plain::nibble_dot,
+    nibble_dot4: codes::plain::nibble_dot4,
+    nibble_rows: codes::plain::nibble_rows,
+    nibble_blocks: codes::plain::nibble_blocks,
+    table_blocks: codes::table_blocks,
+    select: codes::select,
+    select_between: codes::select_between,
+    hadamard: codes::hadamard,
+};
+
+static NEON_DOT: Kernels = Kernels {
+    level: Level::NeonDot,
+    dot,
+    l2_squared,
+    norm_squared,
+    dot_and_norm,
+    dot4,
+    l2_squared4,
+    nibble_dot: codes::dotprod::nibble_dot,
+    nibble_dot4: codes::dotprod::nibble_dot4,
+    nibble_rows: codes::dotprod::nibble_rows,
+    nibble_blocks: codes::dotprod::nibble_blocks,
+    table_blocks: codes::table_blocks,
+    select: codes::select,
+    select_between: codes::select_between,
+    hadamard: codes::hadamard,
+};
 
 /// The tables whose features this CPU has, worst first.
 pub(crate) fn available() -> Vec<&'static Kernels> {
-    if std::arch::is_aarch64_feature_detected!("neon") { vec![&NEON] } else { Vec::new() }
+    let mut tables = Vec::new();
+    if std::arch::is_aarch64_feature_detected!("neon") {
+        tables.push(&NEON);
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            tables.push(&NEON_DOT);
+        }
+    }
+    tables
 }
 
 /// Four floats from `x[i..]`.

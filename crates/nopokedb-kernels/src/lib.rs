@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`scalar`] | the specification: every kernel in plain Rust |
 //! | `x86/` | AVX2 + FMA, and AVX-512 (F, BW, VL, DQ, VBMI, VNNI) |
-//! | `aarch64` | NEON |
+//! | `aarch64*` | NEON, with and without the dot-product instruction |
+//! | `codes` | what the kernels over 4-bit and 1-bit codes work on |
 //! | [`table`](Kernels) | which of them this machine runs, chosen once |
 //! | [`cast`] | `f32` rows as bytes and back |
 //! | `arena` | [`AppendArena`]: rows that never move, read without locks while one writer appends |
@@ -23,8 +24,11 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(target_arch = "aarch64")]
+mod aarch64_codes;
 mod arena;
 pub mod cast;
+mod codes;
 mod prefetch;
 pub mod scalar;
 mod table;
@@ -32,5 +36,8 @@ mod table;
 mod x86;
 
 pub use arena::AppendArena;
+pub use codes::{
+    Affine, BLOCK_16, BLOCK_64, CODE_BYTES, NibbleQuery, TABLE, TABLE_MAX, interleave_16, pack_signs_64, sign_groups,
+};
 pub use prefetch::prefetch;
 pub use table::{Kernels, Level, kernels};

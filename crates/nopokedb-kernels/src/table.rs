@@ -9,6 +9,7 @@
 use std::fmt;
 use std::sync::OnceLock;
 
+use crate::codes::{Affine, NibbleQuery};
 use crate::scalar;
 
 /// A set of CPU features that kernels are written for, in ascending order of preference.
@@ -19,6 +20,8 @@ pub enum Level {
     Scalar,
     /// aarch64 with NEON.
     Neon,
+    /// aarch64 with NEON and the dot-product instruction.
+    NeonDot,
     /// x86-64 with AVX2 and FMA.
     Avx2,
     /// x86-64 with AVX-512 F, BW, VL, DQ, VBMI and VNNI (Intel since Ice Lake, AMD since Zen 4).
@@ -34,7 +37,18 @@ pub struct Kernels {
     pub(crate) dot_and_norm: unsafe fn(&[f32], &[f32]) -> (f32, f32),
     pub(crate) dot4: unsafe fn(&[f32], [&[f32]; 4]) -> [f32; 4],
     pub(crate) l2_squared4: unsafe fn(&[f32], [&[f32]; 4]) -> [f32; 4],
+    pub(crate) nibble_dot: unsafe fn(NibbleQuery<'_>, &[u8]) -> i32,
+    pub(crate) nibble_dot4: unsafe fn(NibbleQuery<'_>, [&[u8]; 4]) -> [i32; 4],
+    pub(crate) nibble_rows: unsafe fn(NibbleQuery<'_>, &[u8], &mut [i32]),
+    pub(crate) nibble_blocks: unsafe fn(NibbleQuery<'_>, &[u8], &mut [i32]),
+    pub(crate) table_blocks: unsafe fn(&[u8], &[u8], &mut [i32]),
+    pub(crate) select: Select,
+    pub(crate) select_between: unsafe fn(&[f32], f32, f32, &mut [u32]) -> usize,
+    pub(crate) hadamard: unsafe fn(&mut [f32]),
 }
+
+/// See [`Kernels::select`].
+type Select = unsafe fn(&[i32], &[f32], &[f32], &Affine, f32, &mut [f32], &mut [u32]) -> usize;
 
 static SCALAR: Kernels = Kernels {
     level: Level::Scalar,
@@ -44,6 +58,14 @@ static SCALAR: Kernels = Kernels {
     dot_and_norm: scalar::dot_and_norm,
     dot4: scalar::dot4,
     l2_squared4: scalar::l2_squared4,
+    nibble_dot: scalar::nibble_dot,
+    nibble_dot4: scalar::nibble_dot4,
+    nibble_rows: scalar::nibble_rows,
+    nibble_blocks: scalar::nibble_blocks,
+    table_blocks: scalar::table_blocks,
+    select: scalar::select,
+    select_between: scalar::select_between,
+    hadamard: scalar::hadamard,
 };
 
 /// The best kernels of this machine. Looked up once; afterwards a load.

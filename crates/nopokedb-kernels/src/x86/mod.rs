@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 mod avx2;
+mod avx2_codes;
 mod avx512;
+mod avx512_codes;
 
 use crate::table::{Kernels, Level};
 
@@ -14,6 +16,14 @@ static AVX2: Kernels = Kernels {
     dot_and_norm: avx2::dot_and_norm,
     dot4: avx2::dot4,
     l2_squared4: avx2::l2_squared4,
+    nibble_dot: avx2_codes::nibble_dot,
+    nibble_dot4: avx2_codes::nibble_dot4,
+    nibble_rows: avx2_codes::nibble_rows,
+    nibble_blocks: avx2_codes::nibble_blocks,
+    table_blocks: avx2_codes::table_blocks,
+    select: avx2_codes::select,
+    select_between: avx2_codes::select_between,
+    hadamard: avx2_codes::hadamard,
 };
 
 static AVX512: Kernels = Kernels {
@@ -24,6 +34,14 @@ static AVX512: Kernels = Kernels {
     dot_and_norm: avx512::dot_and_norm,
     dot4: avx512::dot4,
     l2_squared4: avx512::l2_squared4,
+    nibble_dot: avx512_codes::nibble_dot,
+    nibble_dot4: avx512_codes::nibble_dot4,
+    nibble_rows: avx512_codes::nibble_rows,
+    nibble_blocks: avx512_codes::nibble_blocks,
+    table_blocks: avx512_codes::table_blocks,
+    select: avx512_codes::select,
+    select_between: avx512_codes::select_between,
+    hadamard: avx512_codes::hadamard,
 };
 
 /// The tables whose features this CPU (and its operating system) has, worst first.

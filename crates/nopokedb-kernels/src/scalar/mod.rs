@@ -56,3 +56,7 @@ pub fn dot4(q: &[f32], rows: [&[f32]; 4]) -> [f32; 4] {
 pub fn l2_squared4(q: &[f32], rows: [&[f32]; 4]) -> [f32; 4] {
     rows.map(|row| l2_squared(q, row))
 }
+
+mod codes;
+
+pub use codes::*;

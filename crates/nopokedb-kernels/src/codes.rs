@@ -1,0 +1,163 @@
+//! What the integer kernels work on, and the checks in front of them.
+//!
+//! A row's 4-bit code has one nibble per dimension: byte `i` holds dimension `i` in its high nibble and dimension
+//! `i + bytes` in its low one. A row's 1-bit code has six signs per byte, in blocks of 64 rows.
+#![allow(unsafe_code)]
+
+use crate::table::Kernels;
+
+/// Rows in a block of interleaved nibbles.
+pub const BLOCK_16: usize = 16;
+/// Rows in a block of signs.
+pub const BLOCK_64: usize = 64;
+/// Entries of one look-up table: one per value of six signs.
+pub const TABLE: usize = 64;
+/// The largest entry of a look-up table: eight of them fit a byte.
+pub const TABLE_MAX: u8 = 31;
+/// Codes are a multiple of this many bytes (64 dimensions).
+pub const CODE_BYTES: usize = 32;
+
+/// A query against nibble codes: two signed planes, each as long as a row's code.
+///
+/// `sum(byte * high) + 16 * sum(low_nibble * low)` is 16 times the product of the code with a query whose weight is `high`
+/// on high nibbles and `low + high / 16` on low ones. So only one mask is needed per byte, and no shift.
+#[derive(Clone, Copy, Debug)]
+pub struct NibbleQuery<'a> {
+    /// Weights of the whole byte.
+    pub high: &'a [i8],
+    /// Weights of the low nibble, less what `high` gives it.
+    pub low: &'a [i8],
+}
+
+/// How a sum of products becomes an estimate of a distance; see [`Kernels::select`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Affine {
+    /// Added to every row.
+    pub base: f32,
+    /// Times the square of the row's norm.
+    pub square: f32,
+    /// Times the sum, and then the row's factor.
+    pub scale: f32,
+    /// Times the row's factor.
+    pub offset: f32,
+}
+
+impl NibbleQuery<'_> {
+    fn check(self) {
+        assert_eq!(self.high.len(), self.low.len(), "the planes of a query differ in length");
+        assert!(self.high.len().is_multiple_of(CODE_BYTES), "codes are a multiple of {CODE_BYTES} bytes");
+    }
+}
+
+impl Kernels {
+    /// 16 times the product of a query with a row's nibbles. Panics when the lengths differ.
+    #[inline]
+    pub fn nibble_dot(&self, q: NibbleQuery<'_>, row: &[u8]) -> i32 {
+        q.check();
+        assert_eq!(row.len(), q.high.len(), "a code of another length");
+        // SAFETY: `table.rs` invariant 1: the CPU has the features; the lengths are equal, a multiple of 32.
+        unsafe { (self.nibble_dot)(q, row) }
+    }
+
+    /// [`Kernels::nibble_dot`] of one query with four rows.
+    #[inline]
+    pub fn nibble_dot4(&self, q: NibbleQuery<'_>, rows: [&[u8]; 4]) -> [i32; 4] {
+        q.check();
+        assert!(rows.iter().all(|r| r.len() == q.high.len()), "a code of another length");
+        // SAFETY: as in `nibble_dot`.
+        unsafe { (self.nibble_dot4)(q, rows) }
+    }
+
+    /// [`Kernels::nibble_dot`] with rows that lie one behind the other, one sum each.
+    pub fn nibble_rows(&self, q: NibbleQuery<'_>, rows: &[u8], out: &mut [i32]) {
+        q.check();
+        assert_eq!(rows.len(), q.high.len() * out.len(), "as many codes as sums");
+        // SAFETY: as in `nibble_dot`; `rows` holds exactly `out.len()` codes.
+        unsafe { (self.nibble_rows)(q, rows, out) }
+    }
+
+    /// [`Kernels::nibble_dot`] over whole blocks of 16 interleaved rows (see [`interleave_16`]), one sum a row.
+    pub fn nibble_blocks(&self, q: NibbleQuery<'_>, blocks: &[u8], out: &mut [i32]) {
+        q.check();
+        assert!(out.len().is_multiple_of(BLOCK_16), "whole blocks");
+        assert_eq!(blocks.len(), q.high.len() * out.len(), "as many codes as sums");
+        // SAFETY: as in `nibble_dot`; `blocks` holds exactly `out.len() / 16` blocks.
+        unsafe { (self.nibble_blocks)(q, blocks, out) }
+    }
+
+    /// Sums of table entries over whole blocks of 64 rows of signs (see [`pack_signs_64`]), one sum a row. `tables`
+    /// holds 64 entries for each six dimensions: additive ones, none above [`TABLE_MAX`] (see [`crate::scalar::table_blocks`]).
+    pub fn table_blocks(&self, tables: &[u8], blocks: &[u8], out: &mut [i32]) {
+        assert!(tables.len().is_multiple_of(TABLE) && !tables.is_empty(), "whole tables");
+        assert!(out.len().is_multiple_of(BLOCK_64), "whole blocks");
+        assert_eq!(blocks.len(), tables.len() / TABLE * out.len(), "as many codes as sums");
+        // SAFETY: `table.rs` invariant 1; `tables` is whole tables, `blocks` exactly `out.len() / 64` blocks of as many
+        // groups as there are tables.
+        unsafe { (self.table_blocks)(tables, blocks, out) }
+    }
+
+    /// Turns sums into estimates, `base + square * norm^2 + (scale * sum + offset) * factor`, and collects the indexes
+    /// of those not above `limit` (NaN is not above anything). Returns how many went to `hits`.
+    #[allow(clippy::too_many_arguments)] // one row's arrays side by side, as the scan has them
+    pub fn select(
+        &self,
+        sums: &[i32],
+        norms: &[f32],
+        factors: &[f32],
+        affine: &Affine,
+        limit: f32,
+        estimates: &mut [f32],
+        hits: &mut [u32],
+    ) -> usize {
+        let n = sums.len();
+        assert!(norms.len() == n && factors.len() == n && estimates.len() == n, "arrays of different length");
+        assert!(hits.len() >= n, "room for every index");
+        // SAFETY: `table.rs` invariant 1; the four arrays are equally long and `hits` has room for every index.
+        unsafe { (self.select)(sums, norms, factors, affine, limit, estimates, hits) }
+    }
+
+    /// Collects the indexes of estimates in `(low, high]`. Returns how many went to `hits`.
+    pub fn select_between(&self, estimates: &[f32], low: f32, high: f32, hits: &mut [u32]) -> usize {
+        assert!(hits.len() >= estimates.len(), "room for every index");
+        // SAFETY: `table.rs` invariant 1; `hits` has room for every index.
+        unsafe { (self.select_between)(estimates, low, high, hits) }
+    }
+
+    /// The Walsh-Hadamard transform in place, not normalised. Panics unless the length is a power of two, 64 or more.
+    pub fn hadamard(&self, x: &mut [f32]) {
+        assert!(x.len().is_power_of_two() && x.len() >= 64, "a power of two, at least 64");
+        // SAFETY: `table.rs` invariant 1; the length is a power of two, 64 or more.
+        unsafe { (self.hadamard)(x) }
+    }
+}
+
+/// Interleaves 16 rows of nibble codes into the order that [`Kernels::nibble_blocks`] reads.
+pub fn interleave_16(rows: [&[u8]; BLOCK_16], block: &mut [u8]) {
+    for (r, row) in rows.into_iter().enumerate() {
+        assert!(row.len() * BLOCK_16 == block.len() && row.len().is_multiple_of(CODE_BYTES), "16 codes a block");
+        for (j, four) in row.chunks_exact(4).enumerate() {
+            block[64 * j + 4 * r..][..4].copy_from_slice(four);
+        }
+    }
+}
+
+/// Six-sign groups of a code of `dims` dimensions.
+pub const fn sign_groups(dims: usize) -> usize {
+    dims.div_ceil(6)
+}
+
+/// Takes the signs (the nibbles' top bits) of 64 rows of nibble codes into the order that [`Kernels::table_blocks`] reads.
+/// Bit `b` of group `g` is the sign of dimension `6 * g + b`, in byte order: dimension `2 * i` is byte `i`'s high nibble,
+/// dimension `2 * i + 1` its low one.
+pub fn pack_signs_64(rows: [&[u8]; BLOCK_64], block: &mut [u8]) {
+    let groups = block.len() / BLOCK_64;
+    block.fill(0);
+    for (r, row) in rows.into_iter().enumerate() {
+        assert!(groups == sign_groups(2 * row.len()), "a block of as many groups as the codes have");
+        // Three bytes hold six nibbles.
+        for (g, three) in row.chunks(3).enumerate() {
+            let bits = three.iter().rev().fold(0, |bits, b| bits << 2 | (b >> 3 & 1) << 1 | b >> 7);
+            block[BLOCK_64 * g + r] = bits;
+        }
+    }
+}

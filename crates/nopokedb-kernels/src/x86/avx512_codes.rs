@@ -1,0 +1,325 @@
+//! Codes on AVX-512 with VNNI and VBMI. Callers guarantee the lengths (`codes.rs`).
+
+use std::arch::x86_64::*;
+
+use crate::codes::{Affine, BLOCK_16, BLOCK_64, NibbleQuery, TABLE};
+use crate::scalar;
+
+/// 64 bytes from `x[i..]`, zeros beyond its end.
+///
+/// # Safety
+/// `i < x.len()`, and the rest is 32 bytes or at least 64.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn load<T: Copy>(x: &[T], i: usize) -> __m512i {
+    const { assert!(size_of::<T>() == 1) };
+    debug_assert!(i < x.len());
+    let left = x.len() - i;
+    let mask = if left >= 64 { u64::MAX } else { u64::MAX >> (64 - left) };
+    // SAFETY: only bytes below `left` are read.
+    unsafe { _mm512_maskz_loadu_epi8(mask, x.as_ptr().add(i).cast()) }
+}
+
+/// Adds to the pair of sums what 64 bytes of code contribute.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn step(acc: &mut [__m512i; 2], code: __m512i, high: __m512i, low: __m512i) {
+    acc[0] = _mm512_dpbusd_epi32(acc[0], code, high);
+    acc[1] = _mm512_dpbusd_epi32(acc[1], _mm512_and_si512(code, _mm512_set1_epi8(15)), low);
+}
+
+/// `whole + 16 * low` in each lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn join(acc: [__m512i; 2]) -> __m512i {
+    _mm512_add_epi32(acc[0], _mm512_slli_epi32::<4>(acc[1]))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) fn nibble_dot(q: NibbleQuery<'_>, row: &[u8]) -> i32 {
+    let mut acc = [_mm512_setzero_si512(); 2];
+    let mut i = 0;
+    while i < row.len() {
+        // SAFETY: all three are equally long, a multiple of 32, and `i` is a multiple of 64 below that.
+        unsafe { step(&mut acc, load(row, i), load(q.high, i), load(q.low, i)) };
+        i += 64;
+    }
+    _mm512_reduce_add_epi32(join(acc))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) fn nibble_dot4(q: NibbleQuery<'_>, rows: [&[u8]; 4]) -> [i32; 4] {
+    let mut acc = [[_mm512_setzero_si512(); 2]; 4];
+    let bytes = q.high.len();
+    let mut i = 0;
+    while i < bytes {
+        // SAFETY: all are `bytes` long, a multiple of 32, and `i` is a multiple of 64 below that.
+        let (high, low) = unsafe { (load(q.high, i), load(q.low, i)) };
+        for (acc, row) in acc.iter_mut().zip(rows) {
+            // SAFETY: as above.
+            step(acc, unsafe { load(row, i) }, high, low);
+        }
+        i += 64;
+    }
+    let [a, b, c, d] = [join(acc[0]), join(acc[1]), join(acc[2]), join(acc[3])];
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let quads = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let halves = _mm256_add_epi32(_mm512_castsi512_si256(quads), _mm512_extracti64x4_epi64::<1>(quads));
+    let sums = _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+    let mut out = [0; 4];
+    // SAFETY: `out` is 16 bytes.
+    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), sums) };
+    out
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) fn nibble_rows(q: NibbleQuery<'_>, rows: &[u8], out: &mut [i32]) {
+    let bytes = q.high.len();
+    let whole = out.len() - out.len() % 4;
+    for (out, four) in out.chunks_exact_mut(4).zip(rows.chunks_exact(4 * bytes)) {
+        let row = |i: usize| &four[i * bytes..][..bytes];
+        out.copy_from_slice(&nibble_dot4(q, [row(0), row(1), row(2), row(3)]));
+    }
+    for (out, row) in out[whole..].iter_mut().zip(rows[whole * bytes..].chunks_exact(bytes)) {
+        *out = nibble_dot(q, row);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) fn nibble_blocks(q: NibbleQuery<'_>, blocks: &[u8], out: &mut [i32]) {
+    let block_bytes = BLOCK_16 * q.high.len();
+    let four = 4 * BLOCK_16;
+    let whole = out.len() - out.len() % four;
+    for (out, blocks) in out[..whole].chunks_exact_mut(four).zip(blocks.chunks_exact(4 * block_bytes)) {
+        // SAFETY: `out` is 64 sums and `blocks` four blocks.
+        unsafe { some_blocks::<4>(q, blocks, out) };
+    }
+    let rest = &blocks[whole / BLOCK_16 * block_bytes..];
+    for (out, block) in out[whole..].chunks_exact_mut(BLOCK_16).zip(rest.chunks_exact(block_bytes)) {
+        // SAFETY: `out` is 16 sums and `block` one block.
+        unsafe { some_blocks::<1>(q, block, out) };
+    }
+}
+
+/// `N` blocks side by side: a query's weights are read once for all of them, and the sums do not wait for each other.
+///
+/// # Safety
+/// `blocks` is `N` blocks of codes as long as the query, `out` is `16 * N` long.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn some_blocks<const N: usize>(q: NibbleQuery<'_>, blocks: &[u8], out: &mut [i32]) {
+    let bytes = q.high.len();
+    debug_assert!(blocks.len() == N * BLOCK_16 * bytes && out.len() == N * BLOCK_16 && q.low.len() == bytes);
+    let mut acc = [[_mm512_setzero_si512(); 2]; N];
+    for j in 0..bytes / 4 {
+        // SAFETY: `4 * j + 4 <= bytes`; both planes are `bytes` long.
+        let (high, low) = unsafe {
+            (
+                q.high.as_ptr().add(4 * j).cast::<i32>().read_unaligned(),
+                q.low.as_ptr().add(4 * j).cast::<i32>().read_unaligned(),
+            )
+        };
+        let (high, low) = (_mm512_set1_epi32(high), _mm512_set1_epi32(low));
+        for (n, acc) in acc.iter_mut().enumerate() {
+            // SAFETY: `n * 16 * bytes + 64 * j + 64 <= (n + 1) * 16 * bytes`, as `64 * (j + 1) <= 16 * bytes`.
+            let code = unsafe { _mm512_loadu_si512(blocks.as_ptr().add(n * BLOCK_16 * bytes + 64 * j).cast()) };
+            step(acc, code, high, low);
+        }
+    }
+    for (n, acc) in acc.into_iter().enumerate() {
+        // SAFETY: `out` is `16 * N` long.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(BLOCK_16 * n).cast(), join(acc)) };
+    }
+}
+
+/// Groups whose entries are added in 16 bits before they are widened: 2,048 * 31 < 65,536.
+const PANEL: usize = 2048;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+pub(super) fn table_blocks(tables: &[u8], blocks: &[u8], out: &mut [i32]) {
+    for (out, block) in out.chunks_exact_mut(BLOCK_64).zip(blocks.chunks_exact(tables.len())) {
+        out.fill(0);
+        for (tables, block) in tables.chunks(PANEL * TABLE).zip(block.chunks(PANEL * BLOCK_64)) {
+            // SAFETY: `tables` and `block` are equally long, a multiple of 64; `out` is 64 sums.
+            unsafe { table_panel(tables, block, out) };
+        }
+    }
+}
+
+/// Adds one panel of one block to its 64 sums.
+///
+/// # Safety
+/// `tables` and `block` are equally long, a multiple of 64, at most [`PANEL`] groups; `out` is 64 long.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn table_panel(tables: &[u8], block: &[u8], out: &mut [i32]) {
+    debug_assert!(tables.len() == block.len() && block.len().is_multiple_of(64) && out.len() == 64);
+    let byte = _mm512_set1_epi16(0xFF);
+    let (mut even, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
+    let groups = block.len() / 64;
+    let mut g = 0;
+    while g < groups {
+        let mut sum = _mm512_setzero_si512();
+        for g in g..groups.min(g + 8) {
+            // SAFETY: `64 * g + 64 <= block.len() == tables.len()`.
+            let (rows, table) = unsafe {
+                (
+                    _mm512_loadu_si512(block.as_ptr().add(64 * g).cast()),
+                    _mm512_loadu_si512(tables.as_ptr().add(64 * g).cast()),
+                )
+            };
+            sum = _mm512_add_epi8(sum, _mm512_permutexvar_epi8(rows, table));
+        }
+        even = _mm512_add_epi16(even, _mm512_and_si512(sum, byte));
+        odd = _mm512_add_epi16(odd, _mm512_srli_epi16::<8>(sum));
+        g += 8;
+    }
+    // Lane `l` of `even` is row `2 * l`, of `odd` row `2 * l + 1`: one 32-bit lane holds rows 4 l and 4 l + 2.
+    let (word, mut quarters) = (_mm512_set1_epi32(0xFFFF), [_mm512_setzero_si512(); 4]);
+    quarters[0] = _mm512_and_si512(even, word);
+    quarters[1] = _mm512_and_si512(odd, word);
+    quarters[2] = _mm512_srli_epi32::<16>(even);
+    quarters[3] = _mm512_srli_epi32::<16>(odd);
+    // Back into row order: rows 0..3 are lane 0 of the quarters, and so on.
+    let (a, b) = (_mm512_unpacklo_epi32(quarters[0], quarters[1]), _mm512_unpackhi_epi32(quarters[0], quarters[1]));
+    let (c, d) = (_mm512_unpacklo_epi32(quarters[2], quarters[3]), _mm512_unpackhi_epi32(quarters[2], quarters[3]));
+    let rows = [
+        _mm512_unpacklo_epi64(a, c),
+        _mm512_unpackhi_epi64(a, c),
+        _mm512_unpacklo_epi64(b, d),
+        _mm512_unpackhi_epi64(b, d),
+    ];
+    // `rows[i]`'s 128-bit lane `l` is rows `16 l + 4 i ..+ 4`.
+    let low = [_mm512_shuffle_i32x4::<0x44>(rows[0], rows[1]), _mm512_shuffle_i32x4::<0x44>(rows[2], rows[3])];
+    let high = [_mm512_shuffle_i32x4::<0xEE>(rows[0], rows[1]), _mm512_shuffle_i32x4::<0xEE>(rows[2], rows[3])];
+    let ordered = [
+        _mm512_shuffle_i32x4::<0x88>(low[0], low[1]),
+        _mm512_shuffle_i32x4::<0xDD>(low[0], low[1]),
+        _mm512_shuffle_i32x4::<0x88>(high[0], high[1]),
+        _mm512_shuffle_i32x4::<0xDD>(high[0], high[1]),
+    ];
+    for (n, sums) in ordered.into_iter().enumerate() {
+        // SAFETY: `out` is 64 long.
+        unsafe {
+            let at = out.as_mut_ptr().add(16 * n);
+            _mm512_storeu_si512(at.cast(), _mm512_add_epi32(_mm512_loadu_si512(at.cast()), sums));
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn select(
+    sums: &[i32],
+    norms: &[f32],
+    factors: &[f32],
+    a: &Affine,
+    limit: f32,
+    estimates: &mut [f32],
+    hits: &mut [u32],
+) -> usize {
+    let (base, square) = (_mm512_set1_ps(a.base), _mm512_set1_ps(a.square));
+    let (scale, offset, bound) = (_mm512_set1_ps(a.scale), _mm512_set1_ps(a.offset), _mm512_set1_ps(limit));
+    let mut lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let (mut n, mut i) = (0, 0);
+    while i + 16 <= sums.len() {
+        // SAFETY: the four arrays are equally long and `i + 16` is within them.
+        let (sum, norm, factor) = unsafe {
+            (
+                _mm512_loadu_si512(sums.as_ptr().add(i).cast()),
+                _mm512_loadu_ps(norms.as_ptr().add(i)),
+                _mm512_loadu_ps(factors.as_ptr().add(i)),
+            )
+        };
+        let product = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum), offset);
+        let constant = _mm512_fmadd_ps(_mm512_mul_ps(square, norm), norm, base);
+        let estimate = _mm512_fmadd_ps(product, factor, constant);
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(estimates.as_mut_ptr().add(i), estimate) };
+        let mask = _mm512_cmp_ps_mask::<_CMP_NGT_UQ>(estimate, bound);
+        if mask != 0 {
+            // SAFETY: `n <= i`, and `hits` is at least as long as `sums`: sixteen more always fit.
+            unsafe { _mm512_storeu_si512(hits.as_mut_ptr().add(n).cast(), _mm512_maskz_compress_epi32(mask, lanes)) };
+            n += mask.count_ones() as usize;
+        }
+        lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(16));
+        i += 16;
+    }
+    n + rest_of_select(i, sums, norms, factors, a, limit, estimates, &mut hits[n..])
+}
+
+/// The last few rows, their indexes counted from the first.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn rest_of_select(
+    i: usize,
+    sums: &[i32],
+    norms: &[f32],
+    factors: &[f32],
+    a: &Affine,
+    limit: f32,
+    estimates: &mut [f32],
+    hits: &mut [u32],
+) -> usize {
+    let n = scalar::select(&sums[i..], &norms[i..], &factors[i..], a, limit, &mut estimates[i..], hits);
+    let skipped = u32::try_from(i).unwrap_or(u32::MAX);
+    hits[..n].iter_mut().for_each(|hit| *hit += skipped);
+    n
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn select_between(estimates: &[f32], low: f32, high: f32, hits: &mut [u32]) -> usize {
+    let (lowest, highest) = (_mm512_set1_ps(low), _mm512_set1_ps(high));
+    let mut lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let (mut n, mut i) = (0, 0);
+    while i + 16 <= estimates.len() {
+        // SAFETY: `i + 16` is within the array.
+        let estimate = unsafe { _mm512_loadu_ps(estimates.as_ptr().add(i)) };
+        let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(estimate, lowest);
+        let mask = _mm512_mask_cmp_ps_mask::<_CMP_LE_OQ>(above, estimate, highest);
+        if mask != 0 {
+            // SAFETY: `n <= i`, and `hits` is at least as long as `estimates`: sixteen more always fit.
+            unsafe { _mm512_storeu_si512(hits.as_mut_ptr().add(n).cast(), _mm512_maskz_compress_epi32(mask, lanes)) };
+            n += mask.count_ones() as usize;
+        }
+        lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(16));
+        i += 16;
+    }
+    let rest = scalar::select_between(&estimates[i..], low, high, &mut hits[n..]);
+    let skipped = u32::try_from(i).unwrap_or(u32::MAX);
+    hits[n..n + rest].iter_mut().for_each(|hit| *hit += skipped);
+    n + rest
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn hadamard(x: &mut [f32]) {
+    // Signs of a stage inside sixteen lanes: the second of each pair is subtracted from the first.
+    let one = _mm512_set1_ps(1.0);
+    let signs =
+        [0xAAAAu16, 0xCCCC, 0xF0F0, 0xFF00].map(|minus| _mm512_mask_sub_ps(one, minus, _mm512_setzero_ps(), one));
+    for lanes in x.chunks_exact_mut(16) {
+        // SAFETY: sixteen floats.
+        let mut v = unsafe { _mm512_loadu_ps(lanes.as_ptr()) };
+        v = _mm512_fmadd_ps(v, signs[0], _mm512_permute_ps::<0b10_11_00_01>(v));
+        v = _mm512_fmadd_ps(v, signs[1], _mm512_permute_ps::<0b01_00_11_10>(v));
+        v = _mm512_fmadd_ps(v, signs[2], _mm512_shuffle_f32x4::<0b10_11_00_01>(v, v));
+        v = _mm512_fmadd_ps(v, signs[3], _mm512_shuffle_f32x4::<0b01_00_11_10>(v, v));
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), v) };
+    }
+    let mut half = 16;
+    while half < x.len() {
+        for pair in x.chunks_exact_mut(2 * half) {
+            let (a, b) = pair.split_at_mut(half);
+            for (a, b) in a.chunks_exact_mut(16).zip(b.chunks_exact_mut(16)) {
+                // SAFETY: sixteen floats each.
+                unsafe {
+                    let (left, right) = (_mm512_loadu_ps(a.as_ptr()), _mm512_loadu_ps(b.as_ptr()));
+                    _mm512_storeu_ps(a.as_mut_ptr(), _mm512_add_ps(left, right));
+                    _mm512_storeu_ps(b.as_mut_ptr(), _mm512_sub_ps(left, right));
+                }
+            }
+        }
+        half *= 2;
+    }
+}
