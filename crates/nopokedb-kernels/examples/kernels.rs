@@ -99,9 +99,9 @@ fn codes(rows: usize, dim: usize) {
 
 fn signs(rows: usize, dim: usize) {
     let groups = sign_groups(dim);
-    let data = noise(rows * groups);
-    let tables: Vec<u8> = (0..groups * TABLE).map(|i| u8::try_from(i % 16 + i % 64 / 16).unwrap_or(0)).collect();
-    let as_floats = vec![1.0f32; rows * groups / 4];
+    let data = noise(rows * 3 * groups);
+    let tables: Vec<u8> = (0..groups * 4 * TABLE).map(|i| u8::try_from(i % 16 + i % 64 / 16).unwrap_or(0)).collect();
+    let as_floats = vec![1.0f32; rows * 3 * groups / 4];
     let mut out = vec![0; rows];
     for k in Kernels::available() {
         let read = plain_read(k, &as_floats);

@@ -159,23 +159,37 @@ macro_rules! nibble_kernels {
 nibble_kernels!(dotprod, "neon,dotprod", dotprod);
 nibble_kernels!(plain, "neon", plain);
 
-/// Groups added in bytes before they are widened: eight entries of at most 31.
-const PANEL: usize = 8;
+/// The entries at 16 indexes of six bits, whatever stands above those.
+#[inline]
+#[target_feature(enable = "neon")]
+fn look_up(table: &[u8], index: uint8x16_t) -> uint8x16_t {
+    let table = &table[..TABLE];
+    // SAFETY: a table is 64 bytes.
+    let table = unsafe { vld1q_u8_x4(table.as_ptr()) };
+    vqtbl4q_u8(table, vandq_u8(index, vdupq_n_u8(63)))
+}
 
 #[target_feature(enable = "neon")]
 pub(super) fn table_blocks(tables: &[u8], blocks: &[u8], out: &mut [i32]) {
-    let six_bits = vdupq_n_u8(63);
-    for (out, block) in out.chunks_exact_mut(BLOCK_64).zip(blocks.chunks_exact(tables.len())) {
+    let block_bytes = tables.len() / 4 * 3;
+    for (out, block) in out.chunks_exact_mut(BLOCK_64).zip(blocks.chunks_exact(block_bytes)) {
         out.fill(0);
-        for (tables, block) in tables.chunks(PANEL * TABLE).zip(block.chunks(PANEL * BLOCK_64)) {
+        // Two groups of four entries, each at most 31, are added in a byte.
+        for (tables, block) in tables.chunks(8 * TABLE).zip(block.chunks(6 * BLOCK_64)) {
             let mut sums = [vdupq_n_u8(0); 4];
-            for (table, group) in tables.chunks_exact(TABLE).zip(block.chunks_exact(BLOCK_64)) {
-                // SAFETY: a table is 64 bytes.
-                let table = unsafe { vld1q_u8_x4(table.as_ptr()) };
+            for (tables, group) in tables.chunks_exact(4 * TABLE).zip(block.chunks_exact(3 * BLOCK_64)) {
                 for (n, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: a group is 64 bytes.
-                    let rows = vandq_u8(unsafe { load(group, 16 * n) }, six_bits);
-                    *sum = vaddq_u8(*sum, vqtbl4q_u8(table, rows));
+                    // SAFETY: a group is three times 64 bytes.
+                    let [a, b, c] = unsafe {
+                        [load(group, 16 * n), load(group, BLOCK_64 + 16 * n), load(group, 2 * BLOCK_64 + 16 * n)]
+                    };
+                    let last = vorrq_u8(
+                        vshrq_n_u8::<6>(a),
+                        vorrq_u8(vshlq_n_u8::<2>(vshrq_n_u8::<6>(b)), vshlq_n_u8::<4>(vshrq_n_u8::<6>(c))),
+                    );
+                    for (table, index) in tables.chunks_exact(TABLE).zip([a, b, c, last]) {
+                        *sum = vaddq_u8(*sum, look_up(table, index));
+                    }
                 }
             }
             let mut bytes = [0u8; BLOCK_64];

@@ -1,7 +1,8 @@
 //! What the integer kernels work on, and the checks in front of them.
 //!
 //! A row's 4-bit code has one nibble per dimension: byte `i` holds dimension `i` in its high nibble and dimension
-//! `i + bytes` in its low one. A row's 1-bit code has six signs per byte, in blocks of 64 rows.
+//! `i + bytes` in its low one. A row's 1-bit code has eight signs per byte, in blocks of 64 rows; three bytes
+//! are four indexes of six signs.
 #![allow(unsafe_code)]
 
 use crate::table::Kernels;
@@ -85,14 +86,15 @@ impl Kernels {
         unsafe { (self.nibble_blocks)(q, blocks, out) }
     }
 
-    /// Sums of table entries over whole blocks of 64 rows of signs (see [`pack_signs_64`]), one sum a row. `tables`
-    /// holds 64 entries for each six dimensions: additive ones, none above [`TABLE_MAX`] (see [`crate::scalar::table_blocks`]).
+    /// Sums of table entries over whole blocks of 64 rows of signs (see [`pack_signs_64`]), one sum a row. `tables` holds
+    /// 64 entries for each six dimensions, four times as many tables as [`sign_groups`]: additive ones, none above
+    /// [`TABLE_MAX`] (see [`crate::scalar::table_blocks`]).
     pub fn table_blocks(&self, tables: &[u8], blocks: &[u8], out: &mut [i32]) {
-        assert!(tables.len().is_multiple_of(TABLE) && !tables.is_empty(), "whole tables");
+        assert!(tables.len().is_multiple_of(4 * TABLE) && !tables.is_empty(), "whole groups of four tables");
         assert!(out.len().is_multiple_of(BLOCK_64), "whole blocks");
-        assert_eq!(blocks.len(), tables.len() / TABLE * out.len(), "as many codes as sums");
-        // SAFETY: `table.rs` invariant 1; `tables` is whole tables, `blocks` exactly `out.len() / 64` blocks of as many
-        // groups as there are tables.
+        assert_eq!(blocks.len(), tables.len() / (4 * TABLE) * 3 * out.len(), "as many codes as sums");
+        // SAFETY: `table.rs` invariant 1; `tables` is whole groups of four, `blocks` exactly `out.len() / 64` blocks of as
+        // many groups of three bytes.
         unsafe { (self.table_blocks)(tables, blocks, out) }
     }
 
@@ -141,23 +143,28 @@ pub fn interleave_16(rows: [&[u8]; BLOCK_16], block: &mut [u8]) {
     }
 }
 
-/// Six-sign groups of a code of `dims` dimensions.
+/// Groups of 24 signs (three bytes, four tables) of a code of `dims` dimensions.
 pub const fn sign_groups(dims: usize) -> usize {
-    dims.div_ceil(6)
+    dims.div_ceil(24)
 }
 
 /// Takes the signs (the nibbles' top bits) of 64 rows of nibble codes into the order that [`Kernels::table_blocks`] reads.
-/// Bit `b` of group `g` is the sign of dimension `6 * g + b`, in byte order: dimension `2 * i` is byte `i`'s high nibble,
-/// dimension `2 * i + 1` its low one.
+/// Signs are counted in byte order: sign `2 * i` is byte `i`'s high nibble, sign `2 * i + 1` its low one. Bit `b` of table
+/// `t`'s index is sign `6 * t + b`; what is beyond the last dimension is zero.
 pub fn pack_signs_64(rows: [&[u8]; BLOCK_64], block: &mut [u8]) {
-    let groups = block.len() / BLOCK_64;
-    block.fill(0);
     for (r, row) in rows.into_iter().enumerate() {
-        assert!(groups == sign_groups(2 * row.len()), "a block of as many groups as the codes have");
-        // Three bytes hold six nibbles.
-        for (g, three) in row.chunks(3).enumerate() {
-            let bits = three.iter().rev().fold(0, |bits, b| bits << 2 | (b >> 3 & 1) << 1 | b >> 7);
-            block[BLOCK_64 * g + r] = bits;
+        assert_eq!(
+            block.len(),
+            sign_groups(2 * row.len()) * 3 * BLOCK_64,
+            "a block of as many groups as the codes have"
+        );
+        for (twelve, bytes) in row.chunks(12).zip(block.chunks_exact_mut(3 * BLOCK_64)) {
+            let bits = twelve.iter().rev().fold(0u32, |bits, b| bits << 2 | u32::from((b >> 3 & 1) << 1 | b >> 7));
+            let index = |t: u32| (bits >> (6 * t) & 63).to_le_bytes()[0];
+            let last = index(3);
+            for (i, at) in [0, 2, 4].into_iter().enumerate() {
+                bytes[i * BLOCK_64 + r] = index(at / 2) | (last >> at & 3) << 6;
+            }
         }
     }
 }

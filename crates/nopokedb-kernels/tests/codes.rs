@@ -93,9 +93,10 @@ fn tables(seed: u64, groups: usize) -> Vec<u8> {
 
 #[test]
 fn sums_of_table_entries_equal_the_specification_on_every_level() {
-    for (groups, blocks) in [(1, 1), (7, 2), (8, 1), (11, 3), (43, 2), (64, 5), (2047, 1), (2049, 1), (10_923, 1)] {
-        let tables = tables(groups as u64, groups);
-        let codes = bytes(groups as u64 + 9, groups * BLOCK_64 * blocks);
+    for (groups, blocks) in [(1, 1), (2, 2), (3, 1), (8, 3), (11, 3), (16, 5), (511, 1), (512, 1), (513, 2), (2731, 1)]
+    {
+        let tables = tables(groups as u64, 4 * groups);
+        let codes = bytes(groups as u64 + 9, 3 * groups * BLOCK_64 * blocks);
         let mut want = vec![0; BLOCK_64 * blocks];
         scalar::table_blocks(&tables, &codes, &mut want);
         for k in Kernels::available() {
@@ -108,11 +109,11 @@ fn sums_of_table_entries_equal_the_specification_on_every_level() {
 
 #[test]
 fn full_tables_do_not_wrap() {
-    let (tables, codes) = (vec![31; 3000 * TABLE], bytes(5, 3000 * BLOCK_64));
+    let (tables, codes) = (vec![31; 4 * 700 * TABLE], bytes(5, 3 * 700 * BLOCK_64));
     for k in Kernels::available() {
         let mut out = [0; BLOCK_64];
         k.table_blocks(&tables, &codes, &mut out);
-        assert_eq!(out, [31 * 3000; BLOCK_64], "{k:?}");
+        assert_eq!(out, [31 * 4 * 700; BLOCK_64], "{k:?}");
     }
 }
 
@@ -121,13 +122,19 @@ fn packed_signs_are_the_top_bits_of_the_nibbles_in_byte_order() {
     for length in [32, 64, 96, 192] {
         let codes = bytes(length as u64, length * BLOCK_64);
         let groups = sign_groups(2 * length);
-        let mut block = vec![0xAA; groups * BLOCK_64];
+        let mut block = vec![0xAA; groups * 3 * BLOCK_64];
         pack_signs_64(std::array::from_fn(|r| &codes[r * length..][..length]), &mut block);
-        for r in 0..BLOCK_64 {
-            for d in 0..2 * length {
+        for d in 0..2 * length {
+            let mut tables = vec![0; groups * 4 * TABLE];
+            for (i, entry) in tables[d / 6 * TABLE..][..TABLE].iter_mut().enumerate() {
+                *entry = u8::try_from(i >> (d % 6) & 1).expect("a bit");
+            }
+            let mut signs = [0; BLOCK_64];
+            scalar::table_blocks(&tables, &block, &mut signs);
+            for (r, sign) in signs.into_iter().enumerate() {
                 let byte = codes[r * length + d / 2];
                 let want = if d % 2 == 0 { byte >> 7 } else { byte >> 3 & 1 };
-                assert_eq!(block[BLOCK_64 * (d / 6) + r] >> (d % 6) & 1, want, "row {r}, dimension {d}");
+                assert_eq!(sign, i32::from(want), "row {r}, sign {d}");
             }
         }
     }

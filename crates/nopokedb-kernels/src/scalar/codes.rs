@@ -35,14 +35,22 @@ pub fn nibble_blocks(q: NibbleQuery<'_>, blocks: &[u8], out: &mut [i32]) {
     }
 }
 
-/// Sum of table entries over blocks of 64 rows: byte `64 * g + r` of a block is row `r`'s index (its low six bits) into
-/// table `g`. Outside the contract, because wider levels do it otherwise: entries above 31 (eight of them are added in a
-/// byte), and tables that are not additive, `table[i] = table[i & 15] + table[i & 48] - table[0]`.
+/// Sum of table entries over blocks of 64 rows. Three bytes of a row, `a`, `b` and `c`, are four indexes of six bits: the low
+/// six of each, and the top two of `a`, `b` and `c` from low to high. Byte `64 * i + r` of a block is row `r`'s byte `i`.
+/// Outside the contract, because wider levels do it otherwise: entries above 31 (eight of them are added in a byte), and
+/// tables that are not additive, `table[i] = table[i & 15] + table[i & 48] - table[0]`.
 pub fn table_blocks(tables: &[u8], blocks: &[u8], out: &mut [i32]) {
-    for (out, block) in out.chunks_exact_mut(BLOCK_64).zip(blocks.chunks_exact(tables.len())) {
+    let block_bytes = tables.len() / TABLE / 4 * 3 * BLOCK_64;
+    for (out, block) in out.chunks_exact_mut(BLOCK_64).zip(blocks.chunks_exact(block_bytes)) {
         for (r, out) in out.iter_mut().enumerate() {
-            let entries = tables.chunks_exact(TABLE).zip(block.chunks_exact(BLOCK_64));
-            *out = entries.map(|(table, row)| i32::from(table[usize::from(row[r] & 63)])).sum();
+            let groups = tables.chunks_exact(4 * TABLE).zip(block.chunks_exact(3 * BLOCK_64));
+            let sums = groups.map(|(tables, bytes)| {
+                let [a, b, c] = [0, 1, 2].map(|i| bytes[i * BLOCK_64 + r]);
+                let indexes = [a & 63, b & 63, c & 63, a >> 6 | b >> 6 << 2 | c >> 6 << 4];
+                let entries = indexes.into_iter().zip(tables.chunks_exact(TABLE));
+                entries.map(|(index, table)| i32::from(table[usize::from(index)])).sum::<i32>()
+            });
+            *out = sums.sum();
         }
     }
 }

@@ -116,38 +116,64 @@ pub(super) fn nibble_blocks(q: NibbleQuery<'_>, blocks: &[u8], out: &mut [i32]) 
     }
 }
 
-/// Groups added in bytes before they are widened: eight entries of at most 31.
-const PANEL: usize = 8;
+/// A table as two of sixteen entries, in both halves of a register: four signs look up the first, the other two what the
+/// table's quarters add to that. Tables are additive.
+#[derive(Clone, Copy)]
+struct Split {
+    four: __m256i,
+    two: __m256i,
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn split(table: &[u8]) -> Split {
+    let mut quarters = [0u8; 16];
+    for (h, quarter) in quarters.iter_mut().take(4).enumerate() {
+        *quarter = table[16 * h].wrapping_sub(table[0]);
+    }
+    let low = &table[..16];
+    // SAFETY: 16 bytes each.
+    let (low, quarters) = unsafe { (_mm_loadu_si128(low.as_ptr().cast()), _mm_loadu_si128(quarters.as_ptr().cast())) };
+    Split { four: _mm256_broadcastsi128_si256(low), two: _mm256_broadcastsi128_si256(quarters) }
+}
+
+/// The entries at 32 indexes of six bits, whatever stands above those.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn look_up(table: Split, index: __m256i) -> __m256i {
+    let four = _mm256_shuffle_epi8(table.four, _mm256_and_si256(index, _mm256_set1_epi8(15)));
+    let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(index), _mm256_set1_epi8(3));
+    _mm256_add_epi8(four, _mm256_shuffle_epi8(table.two, upper))
+}
 
 #[target_feature(enable = "avx2")]
 pub(super) fn table_blocks(tables: &[u8], blocks: &[u8], out: &mut [i32]) {
     out.fill(0);
-    let (nibble, pair) = (_mm256_set1_epi8(15), _mm256_set1_epi8(3));
-    for (p, panel) in tables.chunks(PANEL * TABLE).enumerate() {
-        let mut fours = [_mm256_setzero_si256(); PANEL];
-        let mut twos = [_mm256_setzero_si256(); PANEL];
-        let groups = panel.len() / TABLE;
-        for (g, table) in panel.chunks_exact(TABLE).enumerate() {
-            // A table is additive: four signs look up its first 16 entries, the other two what its quarters add to that.
-            let mut quarters = [0u8; 16];
-            for (h, quarter) in quarters.iter_mut().take(4).enumerate() {
-                *quarter = table[16 * h].wrapping_sub(table[0]);
-            }
-            // SAFETY: 16 bytes each.
-            unsafe {
-                fours[g] = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
-                twos[g] = _mm256_broadcastsi128_si256(_mm_loadu_si128(quarters.as_ptr().cast()));
-            }
+    let block_bytes = tables.len() / 4 * 3;
+    // Two groups of four entries, each at most 31, are added in a byte.
+    for (p, panel) in tables.chunks(8 * TABLE).enumerate() {
+        let mut splits = [Split { four: _mm256_setzero_si256(), two: _mm256_setzero_si256() }; 8];
+        for (split_table, table) in splits.iter_mut().zip(panel.chunks_exact(TABLE)) {
+            *split_table = split(table);
         }
-        for (out, block) in out.chunks_exact_mut(BLOCK_64).zip(blocks.chunks_exact(tables.len())) {
+        let groups = panel.len() / (4 * TABLE);
+        for (out, block) in out.chunks_exact_mut(BLOCK_64).zip(blocks.chunks_exact(block_bytes)) {
             for half in 0..2 {
                 let mut sum = _mm256_setzero_si256();
                 for g in 0..groups {
-                    // SAFETY: the group is below the number of tables, of which the block has as many groups of 64.
-                    let rows = unsafe { load(block, BLOCK_64 * (PANEL * p + g) + 32 * half) };
-                    let four = _mm256_shuffle_epi8(fours[g], _mm256_and_si256(rows, nibble));
-                    let two = _mm256_and_si256(_mm256_srli_epi16::<4>(rows), pair);
-                    sum = _mm256_add_epi8(sum, _mm256_add_epi8(four, _mm256_shuffle_epi8(twos[g], two)));
+                    let at = 3 * BLOCK_64 * (2 * p + g) + 32 * half;
+                    // SAFETY: group `2 * p + g` exists, so its 192 bytes are inside the block.
+                    let [a, b, c] =
+                        unsafe { [load(block, at), load(block, at + BLOCK_64), load(block, at + 2 * BLOCK_64)] };
+                    let last = [
+                        _mm256_and_si256(_mm256_srli_epi16::<6>(a), _mm256_set1_epi8(0b11)),
+                        _mm256_and_si256(_mm256_srli_epi16::<4>(b), _mm256_set1_epi8(0b1100)),
+                        _mm256_and_si256(_mm256_srli_epi16::<2>(c), _mm256_set1_epi8(0b11_0000)),
+                    ];
+                    let last = _mm256_or_si256(_mm256_or_si256(last[0], last[1]), last[2]);
+                    for (split, index) in splits[4 * g..4 * g + 4].iter().zip([a, b, c, last]) {
+                        sum = _mm256_add_epi8(sum, look_up(*split, index));
+                    }
                 }
                 add_bytes(sum, &mut out[32 * half..][..32]);
             }

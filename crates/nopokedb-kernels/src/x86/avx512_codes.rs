@@ -133,47 +133,77 @@ unsafe fn some_blocks<const N: usize>(q: NibbleQuery<'_>, blocks: &[u8], out: &m
     }
 }
 
-/// Groups whose entries are added in 16 bits before they are widened: 2,048 * 31 < 65,536.
-const PANEL: usize = 2048;
+/// Groups of four entries that are added in 16 bits before they are widened: 512 * 4 * 31 < 65,536.
+const PANEL: usize = 512;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 pub(super) fn table_blocks(tables: &[u8], blocks: &[u8], out: &mut [i32]) {
-    for (out, block) in out.chunks_exact_mut(BLOCK_64).zip(blocks.chunks_exact(tables.len())) {
+    let block_bytes = tables.len() / 4 * 3;
+    for (out, block) in out.chunks_exact_mut(BLOCK_64).zip(blocks.chunks_exact(block_bytes)) {
         out.fill(0);
-        for (tables, block) in tables.chunks(PANEL * TABLE).zip(block.chunks(PANEL * BLOCK_64)) {
-            // SAFETY: `tables` and `block` are equally long, a multiple of 64; `out` is 64 sums.
+        for (tables, block) in tables.chunks(PANEL * 4 * TABLE).zip(block.chunks(PANEL * 3 * BLOCK_64)) {
+            // SAFETY: as many groups of four tables as of three times 64 bytes; `out` is 64 sums.
             unsafe { table_panel(tables, block, out) };
         }
     }
 }
 
+/// The entries of 64 rows for one group of 24 signs: four look-ups, added in bytes.
+///
+/// # Safety
+/// `tables` is readable for 256 bytes, `rows` for 192.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn table_group(tables: *const u8, rows: *const u8) -> __m512i {
+    // SAFETY: within what the caller vouches for.
+    let (rows, tables) = unsafe {
+        (
+            [0, 1, 2].map(|i| _mm512_loadu_si512(rows.add(64 * i).cast())),
+            [0, 1, 2, 3].map(|i| _mm512_loadu_si512(tables.add(64 * i).cast())),
+        )
+    };
+    // The fourth index is made of the others' top bits. A look-up ignores an index's own top bits, and the bits that the
+    // 16-bit shifts drag in from the neighbour are masked here. 0xCA takes the second where the first is set.
+    let [a, b, c] = [_mm512_srli_epi16::<6>(rows[0]), _mm512_srli_epi16::<4>(rows[1]), _mm512_srli_epi16::<2>(rows[2])];
+    let ab = _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(0b11), a, b);
+    let last = _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(0b1111), ab, c);
+    let first =
+        _mm512_add_epi8(_mm512_permutexvar_epi8(rows[0], tables[0]), _mm512_permutexvar_epi8(rows[1], tables[1]));
+    let second = _mm512_add_epi8(_mm512_permutexvar_epi8(rows[2], tables[2]), _mm512_permutexvar_epi8(last, tables[3]));
+    _mm512_add_epi8(first, second)
+}
+
 /// Adds one panel of one block to its 64 sums.
 ///
 /// # Safety
-/// `tables` and `block` are equally long, a multiple of 64, at most [`PANEL`] groups; `out` is 64 long.
+/// `tables` is groups of 256 bytes, `block` as many of 192, at most [`PANEL`]; `out` is 64 long.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 unsafe fn table_panel(tables: &[u8], block: &[u8], out: &mut [i32]) {
-    debug_assert!(tables.len() == block.len() && block.len().is_multiple_of(64) && out.len() == 64);
+    let groups = tables.len() / 256;
+    debug_assert!(tables.len() == 256 * groups && block.len() == 192 * groups && out.len() == 64);
     let byte = _mm512_set1_epi16(0xFF);
     let (mut even, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-    let groups = block.len() / 64;
-    let mut g = 0;
-    while g < groups {
-        let mut sum = _mm512_setzero_si512();
-        for g in g..groups.min(g + 8) {
-            // SAFETY: `64 * g + 64 <= block.len() == tables.len()`.
-            let (rows, table) = unsafe {
-                (
-                    _mm512_loadu_si512(block.as_ptr().add(64 * g).cast()),
-                    _mm512_loadu_si512(tables.as_ptr().add(64 * g).cast()),
-                )
-            };
-            sum = _mm512_add_epi8(sum, _mm512_permutexvar_epi8(rows, table));
-        }
+    let mut add = |sum: __m512i| {
         even = _mm512_add_epi16(even, _mm512_and_si512(sum, byte));
         odd = _mm512_add_epi16(odd, _mm512_srli_epi16::<8>(sum));
-        g += 8;
+    };
+    let (table, row) = (tables.as_ptr(), block.as_ptr());
+    let mut g = 0;
+    while g + 2 <= groups {
+        // SAFETY: groups `g` and `g + 1` are inside both.
+        let sums = unsafe {
+            [
+                table_group(table.add(256 * g), row.add(192 * g)),
+                table_group(table.add(256 * (g + 1)), row.add(192 * (g + 1))),
+            ]
+        };
+        add(_mm512_add_epi8(sums[0], sums[1]));
+        g += 2;
+    }
+    if g < groups {
+        // SAFETY: group `g` is inside both.
+        add(unsafe { table_group(table.add(256 * g), row.add(192 * g)) });
     }
     // Lane `l` of `even` is row `2 * l`, of `odd` row `2 * l + 1`: one 32-bit lane holds rows 4 l and 4 l + 2.
     let (word, mut quarters) = (_mm512_set1_epi32(0xFFFF), [_mm512_setzero_si512(); 4]);
