@@ -5,6 +5,7 @@ mod error;
 mod index;
 mod io;
 mod log;
+mod meta;
 mod metadata;
 mod options;
 mod types;

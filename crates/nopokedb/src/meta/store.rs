@@ -1,0 +1,155 @@
+//! The one writing connection: batches of the log go in, with the stamp, in one transaction each time.
+
+use std::io;
+use std::path::PathBuf;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use super::connection::{Outcome, Place, Trouble};
+use super::files::{self, FileId};
+use super::open::{State, create};
+use super::records::Writer;
+use super::{AppliedBatch, MetaRow};
+use crate::error::{Error, Result};
+use crate::types::Lsn;
+
+/// The cache, opened for writing.
+#[derive(Debug)]
+pub(crate) struct MetaStore {
+    /// `None` between setting a damaged file aside and having a new one.
+    conn: Option<Connection>,
+    place: Place,
+    state: State,
+    /// Which file `conn` has open; another one under its name means that ours was removed.
+    file: Option<FileId>,
+}
+
+impl MetaStore {
+    pub(super) fn new(conn: Connection, place: Place, state: State) -> MetaStore {
+        let file = place.path().and_then(files::identity);
+        MetaStore { conn: Some(conn), place, state, file }
+    }
+
+    /// Operations up to here are in.
+    pub(crate) fn applied_lsn(&self) -> Lsn {
+        self.state.applied
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Applies `rows`, ascending by LSN, and stamps the cache with `upto`, in one transaction. Rows that are in already are
+    /// skipped.
+    pub(crate) fn apply<'r>(&mut self, rows: impl Iterator<Item = MetaRow<'r>>, upto: Lsn) -> Result<()> {
+        let chain = self.state.chain;
+        Ok(self.transact(rows.map(Ok), upto, chain)?)
+    }
+
+    /// Applies whole batches in one transaction.
+    pub(super) fn apply_batches(&mut self, batches: &[Box<dyn AppliedBatch>]) -> Outcome<()> {
+        let Some(last) = batches.last() else { return Ok(()) };
+        let applied = self.state.applied;
+        let rows = batches.iter().filter(|b| b.last_lsn() > applied).flat_map(|b| b.rows());
+        let (upto, chain) = (last.last_lsn(), last.chain());
+        self.transact(rows, upto, chain)
+    }
+
+    fn transact<'r>(
+        &mut self,
+        rows: impl Iterator<Item = Result<MetaRow<'r>>>,
+        upto: Lsn,
+        chain: [u8; 16],
+    ) -> Outcome<()> {
+        let mut last = self.state.applied;
+        if upto <= last {
+            return Ok(());
+        }
+        let state = State { applied: upto, chain, clean: false, ..self.state.clone() };
+        let tx = Transaction::new_unchecked(self.conn()?, TransactionBehavior::Immediate)?;
+        let mut writer = Writer::new(&tx);
+        for row in rows {
+            let row = row?;
+            if row.lsn <= self.state.applied {
+                continue;
+            }
+            assert!(last < row.lsn && row.lsn <= upto, "row {} after row {last}, up to {upto}", row.lsn);
+            last = row.lsn;
+            writer.push(row)?;
+        }
+        writer.finish()?;
+        state.write(&tx)?;
+        tx.commit()?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// Copies the write-ahead log into the database and cuts it to nothing, so that the next open is fast.
+    pub(super) fn checkpoint(&mut self) -> Outcome<()> {
+        let conn = self.conn()?;
+        if !self.state.clean {
+            let state = State { clean: true, ..self.state.clone() };
+            state.write(conn)?;
+            self.state = state;
+        }
+        let busy: i64 = self.conn()?.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if busy != 0 {
+            let e = io::Error::other("another program is reading it; close that and try again");
+            return Err(Trouble::Failed(Error::io("checkpoint", &self.name(), e)));
+        }
+        Ok(())
+    }
+
+    /// Checkpoints and closes. What fails here is done at the next open.
+    pub(super) fn close(&mut self) -> Result<()> {
+        let checkpointed = self.checkpoint();
+        let conn = self.conn.take();
+        if let (Ok(()), Some(conn)) = (&checkpointed, &conn) {
+            // The write-ahead log is empty: closing may remove it.
+            conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(Trouble::from)?;
+        }
+        Ok(checkpointed?)
+    }
+
+    /// Begins anew if the cache does not reflect everything up to `floor`. Compaction drops a delete once nothing in the log
+    /// needs it; a cache that has not seen that delete yet (a power loss can set it back) could never learn of it by
+    /// replaying what comes after its stamp. True if it was begun anew.
+    pub(crate) fn require(&mut self, floor: Lsn) -> Result<bool> {
+        if self.state.applied >= floor || self.state.applied == Lsn(0) {
+            return Ok(false);
+        }
+        self.begin_anew()?;
+        Ok(true)
+    }
+
+    /// Sets the file aside and begins an empty one.
+    pub(super) fn begin_anew(&mut self) -> Outcome<()> {
+        self.conn = None;
+        match &mut self.place {
+            Place::File(path) => drop(files::quarantine(path)?),
+            memory @ Place::Memory(_) => *memory = Place::of(super::MetaLocation::Memory),
+        }
+        let (conn, state) = create(&self.place, self.state.uuid)?;
+        *self = MetaStore::new(conn, self.place.clone(), state);
+        Ok(())
+    }
+
+    /// The connection, if its file is still the one under its name.
+    fn conn(&self) -> Outcome<&Connection> {
+        if self.file.is_some() && self.place.path().and_then(files::identity) != self.file {
+            return Err(Trouble::Damaged("its file was removed or replaced while it was open".into()));
+        }
+        let gone = || Trouble::Failed(Error::io("begin anew", &self.name(), io::Error::other("not tried again yet")));
+        self.conn.as_ref().ok_or_else(gone)
+    }
+
+    fn name(&self) -> PathBuf {
+        self.place.path().map_or_else(|| "the metadata in memory".into(), ToOwned::to_owned)
+    }
+
+    #[cfg(test)]
+    pub(super) fn raw(&self) -> &Connection {
+        self.conn.as_ref().unwrap()
+    }
+}
