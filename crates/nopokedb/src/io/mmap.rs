@@ -247,3 +247,61 @@ impl fmt::Debug for Region {
 fn map_len(capacity: u64) -> io::Result<usize> {
     usize::try_from(capacity.max(1)).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))
 }
+
+/// A page that the kernel wipes in a forked child: one load tells whether this is still the process that made it.
+#[derive(Debug)]
+pub(super) struct ForkPage(MmapMut);
+
+impl ForkPage {
+    /// A new page, or `None` where the system has no such thing.
+    #[cfg(target_os = "linux")]
+    pub(super) fn new() -> Option<ForkPage> {
+        let mut page = MmapMut::map_anon(1).ok()?;
+        // SAFETY: the range is this mapping's only page. The advice changes nothing in this process; a child finds the page
+        // zeroed, which is a valid `u8` and what `is_wiped` asks for.
+        unsafe { rustix::mm::madvise(page.as_mut_ptr().cast(), 1, rustix::mm::Advice::LinuxWipeOnFork) }.ok()?;
+        page[0] = 1;
+        Some(ForkPage(page))
+    }
+
+    /// A new page, or `None` where the system has no such thing.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn new() -> Option<ForkPage> {
+        None
+    }
+
+    /// Whether this is a forked child.
+    #[inline]
+    pub(super) fn is_wiped(&self) -> bool {
+        self.0[0] == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    unsafe extern "C" {
+        fn fork() -> i32;
+        fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
+        fn _exit(code: i32) -> !;
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_forked_child_knows_that_it_is_one() {
+        let page = ForkPage::new().expect("this kernel can wipe on fork");
+        let mut status = -1;
+        // SAFETY: the child only reads one byte and leaves through `_exit`, both allowed after a fork of a threaded
+        // process; `status` outlives the wait.
+        unsafe {
+            let child = fork();
+            if child == 0 {
+                _exit(if page.is_wiped() { 77 } else { 1 });
+            }
+            assert!(child > 0 && waitpid(child, &raw mut status, 0) == child);
+        }
+        assert_eq!(status >> 8, 77);
+        assert!(!page.is_wiped(), "the parent still is the parent");
+    }
+}

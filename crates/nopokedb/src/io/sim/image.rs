@@ -197,6 +197,27 @@ pub(super) enum Op {
     },
 }
 
+impl Op {
+    /// The operation in words.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Op::Mkdir { path } => format!("mkdir {}", path.display()),
+            Op::Create { path, .. } => format!("create {}", path.display()),
+            Op::Rename { from, to, .. } => format!("rename {} -> {}", from.display(), to.display()),
+            Op::Remove { path } => format!("remove {}", path.display()),
+            Op::Write { path, offset, data, .. } => {
+                format!("write {} [{offset}, {})", path.display(), offset + data.len() as u64)
+            }
+            Op::SetLen { path, len, .. } => format!("set_len {} {len}", path.display()),
+            Op::Sync { path, .. } => format!("sync {}", path.display()),
+            Op::SyncDir { path } => format!("sync_dir {}", path.display()),
+            Op::SyncFailed { path, how, .. } => format!("sync {} FAILED ({how:?})", path.display()),
+            Op::SyncDirFailed { path } => format!("sync_dir {} FAILED", path.display()),
+            Op::Damage { path, offset, .. } => format!("damage {} at {offset}", path.display()),
+        }
+    }
+}
+
 /// One part of an operation that a power loss may take or leave by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -220,6 +241,10 @@ pub(super) struct Pending {
     what: Op,
 }
 
+/// This file carries words for error messages and nothing else: what is done to it counts as durable at once, so that it
+/// does not multiply the states.
+const MESSAGES_ONLY: &str = "LOCK.info";
+
 /// A page cache over a platter.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cache {
@@ -238,6 +263,20 @@ impl Cache {
 
     /// Does what operation number `seq` does.
     pub(super) fn apply(&mut self, seq: usize, op: &Op) {
+        self.apply_live(seq, op);
+        match op {
+            Op::Write { ino, path, .. } | Op::SetLen { ino, path, .. } if path.ends_with(MESSAGES_ONLY) => {
+                self.settle_file(*ino);
+            }
+            Op::Create { path, .. } if path.ends_with(MESSAGES_ONLY) => {
+                self.pending.pop();
+                self.durable.apply_name(op);
+            }
+            _ => {}
+        }
+    }
+
+    fn apply_live(&mut self, seq: usize, op: &Op) {
         match op {
             Op::Mkdir { .. } | Op::Create { .. } | Op::Rename { .. } | Op::Remove { .. } => {
                 self.live.apply_name(op);

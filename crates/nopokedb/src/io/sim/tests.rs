@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::crash::{Enumeration, FaultSweep};
 use super::*;
-use crate::io::vfs::{read_exact_at, read_file};
+use crate::io::vfs::{Entry, EntryKind, OpenMode, Vfs, VfsFile, read_exact_at, read_file};
 
 const F: &str = "/d/f";
 
