@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::engine::Engine;
+use crate::error::Result;
 
 /// An idle log gets its watermark after this long.
 const IDLE: Duration = Duration::from_millis(50);
@@ -117,5 +118,39 @@ fn run(engine: &Engine) {
         state.rounds += 1;
         drop(state);
         engine.background.changed.notify_all();
+    }
+}
+
+impl Engine {
+    /// Threads for building graphs.
+    pub(crate) fn build_threads(&self) -> usize {
+        match self.options.build_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        }
+    }
+
+    /// Work that came with writes: graphs first, then whatever makes the directory and memory smaller.
+    fn busy_round(&self) -> Result<()> {
+        for collection in self.all_collections() {
+            let generation = collection.generation();
+            while generation.lag(generation.index.len()) > 0 && !self.background.stop.load(SeqCst) {
+                generation.absorb(self.build_threads(), &self.background.stop)?;
+                self.background.lock().rounds += 1;
+                self.background.changed.notify_all();
+            }
+        }
+        if self.background.stop.load(SeqCst) {
+            return Ok(());
+        }
+        self.seal_segments()?;
+        self.rebuild_collections()?;
+        self.compact_log()?;
+        self.checkpoint_if_due()
+    }
+
+    /// Work for an idle log: the watermark, which makes damage to the last frames tellable from a torn tail.
+    fn idle_round(&self) -> Result<()> {
+        self.lock_log().watermark()
     }
 }

@@ -266,7 +266,9 @@ impl Collection {
 
     fn read(&self, id: RecordId) -> Result<Option<Record>> {
         self.core.with_row(id, |row| {
-            let vector = row.vector.ok_or_else(|| Error::new(ErrorKind::Corruption, format!("row {id} has no vector in the log")))?;
+            let vector = row
+                .vector
+                .ok_or_else(|| Error::new(ErrorKind::Corruption, format!("row {id} has no vector in the log")))?;
             Ok(Record {
                 id,
                 metadata: row.metadata.map(|text| Metadata::from_trusted(text.into())),
@@ -293,7 +295,8 @@ impl Collection {
     ) -> Result<Batch> {
         let text = |i: usize| metadatas.and_then(|m| m[i].as_ref());
         let document = |i: usize| documents.and_then(|d| d[i].as_deref());
-        let arena = (0..ids.len()).map(|i| text(i).map_or(0, |m| m.as_json().len()) + document(i).map_or(0, str::len)).sum();
+        let arena =
+            (0..ids.len()).map(|i| text(i).map_or(0, |m| m.as_json().len()) + document(i).map_or(0, str::len)).sum();
         let mut frame = self.frame(ids.len(), arena);
         for (i, (&id, vector)) in ids.iter().zip(vectors.chunks_exact(self.dim())).enumerate() {
             frame.push(&put(id, vector, text(i), document(i)))?;
@@ -324,7 +327,10 @@ impl Collection {
         match rows {
             Some(n) if vectors.len() != n * dim => return Err(Error::dimension(dim, vectors.len())),
             None if vectors.len() % dim != 0 => {
-                let message = format!("expected rows of dimension {dim}, got {} numbers, which is no multiple of it", vectors.len());
+                let message = format!(
+                    "expected rows of dimension {dim}, got {} numbers, which is no multiple of it",
+                    vectors.len()
+                );
                 return Err(Error::new(ErrorKind::Invalid(Subject::Dimension), message));
             }
             _ => {}
@@ -333,7 +339,12 @@ impl Collection {
             return Ok(vectors.len() / dim);
         }
         let bad = vectors.iter().position(|x| !x.is_finite()).unwrap_or(0);
-        Err(Error::argument(format!("row {} holds {} at position {}; vectors must be finite", bad / dim, vectors[bad], bad % dim)))
+        Err(Error::argument(format!(
+            "row {} holds {} at position {}; vectors must be finite",
+            bad / dim,
+            vectors[bad],
+            bad % dim
+        )))
     }
 }
 
@@ -343,7 +354,12 @@ impl std::fmt::Debug for Collection {
     }
 }
 
-fn put<'a>(id: RecordId, vector: &'a [f32], metadata: Option<&'a Metadata>, document: Option<&'a str>) -> NewRowRef<'a> {
+fn put<'a>(
+    id: RecordId,
+    vector: &'a [f32],
+    metadata: Option<&'a Metadata>,
+    document: Option<&'a str>,
+) -> NewRowRef<'a> {
     NewRowRef {
         kind: RowKind::Put,
         id,

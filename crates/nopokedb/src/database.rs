@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::collection::Collection;
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::io::disk::Disk;
 use crate::io::vfs::Vfs;
 use crate::meta::MetaLocation;
@@ -54,10 +54,10 @@ impl Database {
         let path = path.as_ref();
         let vfs: Arc<dyn Vfs> = Arc::new(Disk);
         crate::recover::prepare_directory(&*vfs, path, &options)?;
-        let canonical = Disk.canonical(path)?;
+        let canonical = Disk.canonical(path).context("look at", path)?;
         let registered = lock(&OPEN).entry(canonical.clone()).or_default().clone();
         let mut open = lock(&registered);
-        let engine = match open.upgrade().filter(|e| e.process.same() && !e.is_shut()) {
+        let engine = match open.upgrade().filter(|e| e.process.check().is_ok() && !e.is_shut()) {
             Some(engine) => {
                 engine.check_stored(&options)?;
                 engine.handle_opened();
@@ -168,7 +168,7 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         // After a fork the engine's threads and locks belong to the parent; a failed close loses no acknowledged write.
-        if self.engine.process.same() {
+        if self.engine.process.check().is_ok() {
             let _ = self.close();
         }
     }

@@ -27,7 +27,7 @@ use crate::io::lock::{ProcessMark, WriterLock};
 use crate::io::vfs::Vfs;
 use crate::log::frame::{Batch, RowView};
 use crate::log::writer::Log;
-use crate::meta::applier::Applier;
+use crate::meta::Applier;
 use crate::options::Options;
 use crate::types::{CollectionId, Lsn, Metric, RecordId};
 use crate::vectors::rows::{SegmentTable, SharedSegments};
@@ -80,7 +80,13 @@ pub(crate) struct CollectionCore {
 
 impl CollectionCore {
     /// A collection whose rows are those of `generation`.
-    pub(crate) fn new(id: CollectionId, params: &IndexParams, next_id: u64, generation: Generation, image_lsn: Lsn) -> Self {
+    pub(crate) fn new(
+        id: CollectionId,
+        params: &IndexParams,
+        next_id: u64,
+        generation: Generation,
+        image_lsn: Lsn,
+    ) -> Self {
         CollectionCore {
             id,
             dim: params.dim,
@@ -124,7 +130,7 @@ impl Engine {
             vfs: parts.vfs,
             dir: parts.dir,
             options: parts.options,
-            process: ProcessMark::here(),
+            process: ProcessMark::new(),
             log: Mutex::new(parts.log),
             queue: GroupCommit::new(),
             segments: parts.segments,
@@ -212,7 +218,7 @@ impl Engine {
         self.shut.store(true, SeqCst);
         self.background.stop();
         let caches = self.checkpoint();
-        self.applier.shut_down();
+        self.applier.shutdown();
         let clean = self.lock_log().close_clean();
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         clean.and(caches)
@@ -233,7 +239,7 @@ impl Engine {
     pub(crate) fn wait_indexed(&self, deadline: Option<Instant>) -> Result<bool> {
         for collection in self.all_collections() {
             let target = collection.generation().snapshot.load().len;
-            while collection.generation().index.lag(target) > 0 {
+            while collection.generation().lag(target) > 0 {
                 self.check_writable()?;
                 self.background.wake();
                 let left = deadline.map_or(Duration::from_millis(100), |d| d.saturating_duration_since(Instant::now()));
@@ -250,7 +256,8 @@ impl Engine {
 /// Refuses options that contradict a stored dimension or metric, naming both.
 pub(crate) fn check_stored(dir: &Path, options: &Options, dim: usize, metric: Metric) -> Result<()> {
     if options.dim != dim {
-        let message = format!("{} holds vectors of dimension {dim}, but was opened with dim={}", dir.display(), options.dim);
+        let message =
+            format!("{} holds vectors of dimension {dim}, but was opened with dim={}", dir.display(), options.dim);
         return Err(Error::new(ErrorKind::Invalid(Subject::Dimension), message));
     }
     if options.metric != metric {

@@ -16,10 +16,10 @@ use crate::error::{Error, Result};
 use crate::index::{Index, IndexParams};
 use crate::log::frame::{FrameView, RowKind};
 use crate::log::segment::Segment;
-use crate::vectors::view::{Snapshot, StoredVectors, View};
 use crate::types::{Lsn, RecordId, Slot};
 use crate::vectors::ids::IdMap;
 use crate::vectors::rows::{Loc, Rows, SharedSegments};
+use crate::vectors::view::{Snapshot, StoredVectors, View};
 
 /// Rows, ids, index and published snapshot of one slot numbering.
 #[derive(Debug)]
@@ -29,22 +29,19 @@ pub(crate) struct Generation {
     pub(crate) index: Index,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     segments: SharedSegments,
-    /// Set when a background build of this generation is to stop.
-    pub(crate) stop: AtomicBool,
 }
 
 impl Generation {
     /// An empty generation.
-    pub(crate) fn new(params: IndexParams, segments: &SharedSegments) -> Generation {
+    pub(crate) fn new(params: &IndexParams, segments: &SharedSegments) -> Generation {
         let rows = Arc::new(Rows::new(params.dim, segments.clone()));
         let source = StoredVectors { rows: rows.clone(), segments: segments.clone() };
         Generation {
             rows,
             ids: IdMap::default(),
-            index: Index::new(params, Arc::new(source)),
+            index: Index::new(*params, Arc::new(source)),
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             segments: segments.clone(),
-            stop: AtomicBool::new(false),
         }
     }
 
@@ -53,6 +50,17 @@ impl Generation {
         // The snapshot is loaded first: segments only move forward, so the table is never older than the snapshot.
         let snapshot = **self.snapshot.load();
         View { snapshot, rows: &self.rows, segments: self.segments.load() }
+    }
+
+    /// How many visible rows below `upto` are still to go into the graph; 0 for a collection too small to have one.
+    pub(crate) fn lag(&self, upto: u32) -> u32 {
+        if self.index.wants_graph(upto) { upto.saturating_sub(self.index.graph_len()) } else { 0 }
+    }
+
+    /// Moves visible tail rows into the graph until done or told to stop.
+    pub(crate) fn absorb(&self, threads: usize, stop: &AtomicBool) -> Result<usize> {
+        let view = self.view();
+        self.index.absorb(view.snapshot.len, threads, &view, stop)
     }
 
     /// The next slot to fill. Writer only: during an apply it runs ahead of the snapshot.
@@ -75,11 +83,10 @@ impl Apply<'_> {
     pub(crate) fn frame(&mut self, segment: &Segment, frame: &FrameView<'_>) -> Result<()> {
         let g = self.generation;
         let first = self.next;
-        let n = u32::try_from(frame.len()).map_err(|_| too_many())?;
-        let last = first.checked_add(n).ok_or_else(too_many)?;
+        let last = first.checked_add(frame.len()).ok_or_else(too_many)?;
         g.rows.reserve(last as usize);
         g.ids.update(|ids| {
-            ids.reserve(frame.len());
+            ids.reserve(frame.len() as usize);
             for row in frame.rows() {
                 let row = row?;
                 let replaced = match (row.kind, row.vector_offset) {
@@ -99,7 +106,9 @@ impl Apply<'_> {
             Ok::<_, Error>(())
         })?;
         if self.next > first {
-            g.index.append(Slot(first), frame.vectors()?)?;
+            let meta = frame.meta();
+            let floats = meta.vectors as usize * usize::from(meta.dim);
+            g.index.append(Slot(first), segment.vector(meta.vectors_at(), floats)?)?;
         }
         Ok(())
     }
@@ -114,6 +123,14 @@ impl Apply<'_> {
         g.ids.update(|ids| ids.put(id, slot));
         self.lsn = self.lsn.max(lsn);
         g.index.append(slot, vector)
+    }
+
+    /// Deletes a row, as of `lsn`.
+    pub(crate) fn delete(&mut self, id: RecordId, lsn: Lsn) {
+        if let Some(slot) = self.generation.ids.update(|ids| ids.remove(id)) {
+            self.generation.rows.kill(slot, lsn);
+        }
+        self.lsn = self.lsn.max(lsn);
     }
 
     /// Publishes everything applied so far.

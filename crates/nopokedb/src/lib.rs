@@ -1,19 +1,35 @@
 //! NoPokeDB: an embedded vector database.
 #![allow(dead_code, unused_imports)]
 
+mod background;
+mod checkpoint;
+mod collection;
+mod commit;
+mod compaction;
+mod database;
+mod engine;
 mod error;
+mod generation;
 mod index;
 mod io;
 mod log;
 mod meta;
 mod metadata;
 mod options;
+mod query;
+mod rebuild;
+mod recover;
+mod stats;
 mod types;
 mod vectors;
 
+pub use collection::{Change, Collection, MAX_DOCUMENT_BYTES, NewRow, NewRows, Record};
+pub use database::Database;
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use metadata::{MAX_DEPTH, MAX_METADATA_BYTES, Metadata};
 pub use options::{MAX_DIM, Options};
+pub use query::request::{Hit, Query};
+pub use stats::Stats;
 pub use types::{CollectionId, Lsn, Metric, RecordId, SegmentNo, Slot};
 
 /// What tests outside this crate need: the disk as a trait, a simulated one, and the crash enumeration. Not public API.

@@ -36,6 +36,9 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Threads that build the graph in the background; 0 is "as many as there are cores".
     pub build_threads: usize,
+    /// Rows from which on a graph is built, where the default is not wanted. For tests.
+    #[doc(hidden)]
+    pub graph_from: Option<u32>,
 }
 
 impl Options {
@@ -52,6 +55,7 @@ impl Options {
             force_network_fs: false,
             segment_bytes: 64 << 20,
             build_threads: 0,
+            graph_from: None,
         }
     }
 

@@ -16,17 +16,17 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::commit::feed::{self, in_lsn_order};
 use crate::engine::{CollectionCore, Engine, Parts, check_stored};
 use crate::error::{Error, IoContext, Result};
 use crate::generation::Generation;
 use crate::index::IndexParams;
 use crate::io::lock;
 use crate::io::vfs::{EntryKind, Vfs};
-use crate::log::frame::RowKind;
-use crate::log::manifest::{self, CollectionEntry, DirState};
-use crate::log::writer::{Log, LogOptions};
-use crate::meta::applier::{Applier, LogBatch};
-use crate::meta::{MetaLocation, MetaStore};
+use crate::log::RowKind;
+use crate::log::files::create_dir_durably;
+use crate::log::{CollectionEntry, DirState, Log, LogOptions, inspect};
+use crate::meta::{Applier, MetaLocation, MetaStore};
 use crate::options::Options;
 use crate::types::{CollectionId, Lsn, RecordId};
 use crate::vectors::rows::{Loc, SegmentTable, SharedSegments};
@@ -38,26 +38,20 @@ const SEED: u64 = 0x6E6F_706F_6B65;
 pub(crate) fn prepare_directory(vfs: &dyn Vfs, path: &Path, options: &Options) -> Result<()> {
     match vfs.kind(path).context("look at", path)? {
         Some(EntryKind::Dir) => {}
-        None => vfs.create_dir_all(path).context("make the directory", path)?,
+        None => create_dir_durably(vfs, path)?,
         Some(_) => return Err(Error::path(path, "is a file; give a directory (it is made if it does not exist)")),
     }
-    if let Some(kind) = vfs.network_file_system(path).context("look at", path)?
-        && !options.force_network_fs
-    {
-        let why = format!(
-            "is on a network file system ({kind}), whose locks and fsync cannot be trusted; use a local disk, or force it"
-        );
-        return Err(Error::path(path, why));
-    }
-    match manifest::inspect(vfs, path)? {
+    lock::refuse_network_fs(vfs, path, options.force_network_fs)?;
+    match inspect(vfs, path)? {
         DirState::Empty | DirState::Ours => Ok(()),
-        DirState::OldNoPokeDb => Err(Error::path(
+        DirState::OldNoPokeDB => Err(Error::path(
             path,
             "was written by nopokedb 0.5, which this version cannot import yet; open another directory and add the rows again",
         )),
         DirState::Foreign(names) => {
             let shown = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-            let why = format!("holds files that are not a NoPokeDB database ({shown}); choose an empty or new directory");
+            let why =
+                format!("holds files that are not a NoPokeDB database ({shown}); choose an empty or new directory");
             Err(Error::path(path, why))
         }
     }
@@ -66,11 +60,14 @@ pub(crate) fn prepare_directory(vfs: &dyn Vfs, path: &Path, options: &Options) -
 impl Engine {
     /// Opens `dir`, which [`prepare_directory`] has accepted.
     pub(crate) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: &Options, meta: MetaLocation) -> Result<Arc<Engine>> {
-        let lock = lock::acquire(&vfs, dir, options.timeout_ms)?;
-        let log_options = LogOptions { segment_bytes: options.segment_bytes };
-        let log = match manifest::inspect(&*vfs, dir)? {
+        let lock = lock::acquire(&*vfs, dir, options.timeout_ms)?;
+        let log_options = LogOptions::new(options.segment_bytes);
+        let log = match inspect(&*vfs, dir)? {
             DirState::Ours => Log::open(vfs.clone(), dir, log_options)?.0,
-            _ => Log::create(vfs.clone(), dir, log_options, &[default_entry(options)])?,
+            _ => {
+                sync_parent(&*vfs, dir)?;
+                Log::create(vfs.clone(), dir, log_options, &[default_entry(options)])?
+            }
         };
         let entries = log.collections().to_vec();
         let default = entries.iter().find(|e| e.id == CollectionId::DEFAULT);
@@ -86,8 +83,27 @@ impl Engine {
             let core = restore(&vfs, dir, entry, options, puts, &segments, log.last_lsn())?;
             collections.insert(entry.id, Arc::new(core));
         }
-        let applier = start_applier(meta, &log, &segments.load())?;
-        Ok(Engine::assemble(Parts { vfs, dir: dir.to_owned(), options: options.clone(), lock, log, segments, collections, applier }))
+        let applier = start_applier(meta, &log, &segments)?;
+        Ok(Engine::assemble(Parts {
+            vfs,
+            dir: dir.to_owned(),
+            options: options.clone(),
+            lock,
+            log,
+            segments,
+            collections,
+            applier,
+        }))
+    }
+}
+
+/// Makes the directory's own name durable before anything in it is acknowledged: whoever made the directory, perhaps a
+/// process that was killed, may not have. A parent that we may not open is its owner's to sync.
+fn sync_parent(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) else { return Ok(()) };
+    match vfs.sync_dir(parent) {
+        Err(e) if e.kind() != std::io::ErrorKind::PermissionDenied => Err(Error::io("sync the directory", parent, e)),
+        _ => Ok(()),
     }
 }
 
@@ -99,9 +115,10 @@ fn default_entry(options: &Options) -> CollectionEntry {
         name: "default".into(),
         dim: options.dim as u16,
         metric: options.metric,
-        m: options.m.unwrap_or(16) as u16,
-        ef_construction: options.ef_construction.unwrap_or(200) as u16,
+        m: options.m.unwrap_or(16) as u32,
+        ef_construction: options.ef_construction.unwrap_or(200) as u32,
         next_id: 0,
+        model: None,
     }
 }
 
@@ -131,18 +148,18 @@ struct Put {
 impl Replay {
     /// Reads every frame's row table, in LSN order.
     fn read(&mut self, segments: &SegmentTable) -> Result<()> {
-        let mut ordered: Vec<_> = segments.iter().collect();
-        ordered.sort_by_key(|s| s.first_lsn());
-        for segment in ordered {
-            segment.for_each_frame(|frame| {
-                let puts = self.collections.entry(frame.collection()).or_default();
-                for row in frame.rows() {
-                    let row = row?;
-                    let new = (row.kind == RowKind::Put).then(|| row.vector_offset).flatten();
-                    puts.row(row.id, row.lsn, new.map(|offset| Loc::new(segment.no(), offset)));
+        for segment in in_lsn_order(segments) {
+            for table in segment.tables() {
+                let table = table?;
+                let puts = self.collections.entry(table.collection()).or_default();
+                for i in 0..table.len() {
+                    let entry = table.entry(i)?;
+                    let offset = table.vector_offset(&entry)?;
+                    let loc =
+                        offset.filter(|_| entry.kind == RowKind::Put).map(|offset| Loc::new(segment.no(), offset));
+                    puts.row(RecordId(entry.id), table.lsn(&entry), loc);
                 }
-                Ok(())
-            })?;
+            }
         }
         Ok(())
     }
@@ -164,6 +181,20 @@ impl Puts {
     }
 }
 
+/// Opens SQLite and hands it what it lacks, without waiting for it.
+fn start_applier(location: MetaLocation, log: &Log, segments: &SharedSegments) -> Result<Applier> {
+    let (store, opened) = MetaStore::open(location, log.db_uuid(), log.last_lsn())?;
+    let mut replay = feed::replay(segments);
+    let applier = Applier::start(store, feed::replay(segments))?;
+    if opened.applied_lsn < log.last_lsn() {
+        replay(opened.applied_lsn, log.last_lsn(), &mut |batch| {
+            applier.submit(batch);
+            Ok(())
+        })?;
+    }
+    Ok(applier)
+}
+
 /// Brings one collection back: index image where it fits, everything else from the log.
 fn restore(
     vfs: &Arc<dyn Vfs>,
@@ -174,20 +205,21 @@ fn restore(
     segments: &SharedSegments,
     last: Lsn,
 ) -> Result<CollectionCore> {
-    let params = IndexParams {
-        dim: usize::from(entry.dim),
-        metric: entry.metric,
-        m: options.m.unwrap_or(usize::from(entry.m)),
-        ef_construction: options.ef_construction.unwrap_or(usize::from(entry.ef_construction)),
-        seed: SEED,
-        ..IndexParams::default()
-    };
+    let m = options.m.unwrap_or(entry.m as usize);
+    let ef_construction = options.ef_construction.unwrap_or(entry.ef_construction as usize);
+    let mut params = IndexParams::new(usize::from(entry.dim), entry.metric, m, ef_construction);
+    params.seed = SEED;
+    if let Some(graph_from) = options.graph_from {
+        params.graph_from = graph_from;
+    }
     let next_id = entry.next_id.max(puts.next_id);
-    let image = crate::checkpoint::load_image(&**vfs, dir, entry.id, &params, last);
-    let restored = image.and_then(|image| Restored::with_image(image, &puts));
-    let restored = restored.unwrap_or_else(|| Restored::without_image(&puts));
     let generation = Generation::new(&params, segments);
-    let image_lsn = restored.image_lsn;
-    restored.fill(&generation, last)?;
-    Ok(CollectionCore::new(entry.id, &params, next_id, generation, image_lsn))
+    let table = segments.load();
+    let mut apply = generation.applier();
+    for put in puts.rows.iter().filter(|p| p.died == Lsn(0)) {
+        let segment = table.get(put.loc.segment()).expect("the location was read from this table");
+        apply.row(put.id, put.lsn, put.loc, segment.vector(put.loc.offset(), params.dim)?)?;
+    }
+    apply.publish(last);
+    Ok(CollectionCore::new(entry.id, &params, next_id, generation, Lsn(0)))
 }

@@ -51,7 +51,10 @@ impl<T, R> GroupCommit<T, R> {
                 return outcome;
             }
             if state.broken {
-                return Err(Error::new(ErrorKind::Closed, "a write failed unexpectedly; close the database and open it again"));
+                return Err(Error::new(
+                    ErrorKind::Closed,
+                    "a write failed unexpectedly; close the database and open it again",
+                ));
             }
             if state.leading {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +136,12 @@ mod tests {
             });
             leader_inside.wait();
             let followers: Vec<_> = (1..=4)
-                .map(|i| s.spawn({ let queue = &queue; move || queue.submit(i, |items| items.iter().map(|_| Ok(items.len())).collect()).unwrap() }))
+                .map(|i| {
+                    s.spawn({
+                        let queue = &queue;
+                        move || queue.submit(i, |items| items.iter().map(|_| Ok(items.len())).collect()).unwrap()
+                    })
+                })
                 .collect();
             while queue.lock().pending.len() < 4 {
                 std::thread::yield_now();

@@ -67,7 +67,8 @@ impl Reservations {
     pub(crate) fn automatic(&self, n: usize) -> Result<(Range<u64>, Reservation<'_>)> {
         let mut state = self.lock();
         let end = state.next_id.checked_add(n as u64).filter(|&end| end <= RecordId::MAX.0);
-        let end = end.ok_or_else(|| Error::argument(format!("automatic ids are used up: the largest is {}", RecordId::MAX)))?;
+        let end =
+            end.ok_or_else(|| Error::argument(format!("automatic ids are used up: the largest is {}", RecordId::MAX)))?;
         let range = state.next_id..end;
         state.next_id = end;
         state.ranges.push(range.clone());

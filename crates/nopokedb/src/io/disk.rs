@@ -29,6 +29,13 @@ const MAX_SLICES: usize = 1024;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Disk;
 
+impl Disk {
+    /// The one name of an existing directory, whatever links lead to it.
+    pub(crate) fn canonical(self, dir: &Path) -> io::Result<PathBuf> {
+        dir.canonicalize()
+    }
+}
+
 impl Vfs for Disk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
         fs::create_dir_all(dir)

@@ -98,7 +98,7 @@ pub(super) fn remove_if_there(vfs: &dyn Vfs, path: &Path) -> Result<()> {
 }
 
 /// Makes `dir` and its parents, and their names durable.
-pub(super) fn create_dir_durably(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+pub(crate) fn create_dir_durably(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     let mut missing = Vec::new();
     let mut at = Some(dir);
     while let Some(path) = at.filter(|p| !p.as_os_str().is_empty()) {

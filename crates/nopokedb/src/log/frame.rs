@@ -430,6 +430,22 @@ impl<'a> FrameView<'a> {
         RowEntry::decode(&self.payload[at..at + ROW]).ok_or_else(|| self.damaged(i, "the row's kind is unknown"))
     }
 
+    /// The LSN of an entry's row.
+    pub(crate) fn lsn(&self, entry: &RowEntry) -> Lsn {
+        self.meta.lsn_first.plus(u64::from(entry.lsn_offset))
+    }
+
+    /// Where an entry's vector is in the segment, if it has one.
+    pub(crate) fn vector_offset(&self, entry: &RowEntry) -> Result<Option<u64>> {
+        match entry.vector {
+            None => Ok(None),
+            Some(v) if v < self.meta.vectors => {
+                Ok(Some(self.meta.vectors_at() + u64::from(v) * self.meta.vector_len()))
+            }
+            Some(_) => Err(self.damaged(0, "a row's vector is beyond the frame's last")),
+        }
+    }
+
     /// The row that entry `i` describes.
     pub(crate) fn resolve(&self, i: u32, entry: &RowEntry) -> Result<RowView<'a>> {
         let arena = self.meta.rows as usize * ROW;

@@ -209,6 +209,18 @@ impl Segment {
         })
     }
 
+    /// The published frames that hold rows, with only their row tables verified: for reading ids and places, not text or
+    /// vectors. An opening reads these of every segment, so they must not cost the vectors' bytes.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = Result<FrameView<'_>>> {
+        (0..self.frame_count()).filter_map(|i| match self.frames.get(i) {
+            Some(meta) if meta.kind == FrameKind::Rows => Some(
+                self.verify(meta.offset, FRAME_HEADER_LEN + u64::from(meta.rows) * ROW_LEN)
+                    .and_then(|()| self.unverified(meta)),
+            ),
+            _ => None,
+        })
+    }
+
     /// Frame `index`, verified.
     pub(crate) fn frame(&self, index: usize) -> Result<FrameView<'_>> {
         let meta = self.frames.get(index).ok_or_else(|| self.damaged(self.end(), "there is no such frame"))?;

@@ -2,6 +2,8 @@
 
 pub(crate) mod chunked;
 pub(crate) mod ids;
+pub(crate) mod rows;
+pub(crate) mod view;
 
 use crate::error::Result;
 use crate::types::Slot;

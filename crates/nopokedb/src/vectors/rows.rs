@@ -147,6 +147,11 @@ impl Rows {
         Loc(self.locs.at(slot.index()).load(Acquire))
     }
 
+    /// The LSN at which the slot died; 0 while it lives.
+    pub(crate) fn died(&self, slot: Slot) -> Lsn {
+        Lsn(self.died.at(slot.index()).load(Acquire))
+    }
+
     /// Whether the slot had not died at `lsn`.
     #[inline]
     pub(crate) fn alive_at(&self, slot: Slot, lsn: Lsn) -> bool {
@@ -175,7 +180,11 @@ impl Rows {
             None if loc == GONE => Ok(None),
             None => Err(Error::new(
                 ErrorKind::Corruption,
-                format!("row {} points into log segment {}, which is not open; please report this", self.id(slot), loc.segment()),
+                format!(
+                    "row {} points into log segment {}, which is not open; please report this",
+                    self.id(slot),
+                    loc.segment()
+                ),
             )),
         }
     }
