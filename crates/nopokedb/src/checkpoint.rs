@@ -1,16 +1,124 @@
 //! Caches written ahead of need, so that the next opening is fast: SQLite's checkpoint and the index images.
+//!
+//! Invariants:
+//! 1. An image reflects rows that were durable before it was begun, and appears under its name only when it is durable
+//!    itself. Its name carries the LSN of its last slot; the highest is the newest.
+//! 2. An older image is removed only after a newer one is durable. A crash in between leaves two, and the next writer
+//!    removes the older.
+//! 3. Whatever is wrong with an image, the answer is to set it aside and to build from the log.
 
-use crate::engine::Engine;
-use crate::error::Result;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
-impl Engine {
-    /// Writes the caches.
-    pub(crate) fn checkpoint(&self) -> Result<()> {
-        self.applier.checkpoint()
+use crate::engine::{CollectionCore, Engine};
+use crate::error::{IoContext, Result};
+use crate::index::{Image, ImageStamp, Index, IndexParams};
+use crate::io::vfs::Vfs;
+use crate::log::files::create_dir_durably;
+use crate::types::{CollectionId, Lsn, Slot};
+
+/// Fewer slots than this are read from the log as fast as from an image.
+const MIN_SLOTS: usize = 256;
+/// An image is due when this many slots, and a quarter of the graph, were absorbed since the last one.
+const MIN_NEW_SLOTS: u32 = 50_000;
+
+/// Whose directory and rows an image belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ImageOf<'a> {
+    pub(crate) vfs: &'a dyn Vfs,
+    pub(crate) dir: &'a Path,
+    pub(crate) database: [u8; 16],
+    pub(crate) collection: CollectionId,
+}
+
+impl ImageOf<'_> {
+    fn folder(&self) -> PathBuf {
+        self.dir.join("index")
     }
 
-    /// Writes the index images if much was absorbed since the last ones.
+    fn path(&self, lsn: Lsn) -> PathBuf {
+        self.folder().join(format!("{:08x}-{:016x}.idx", self.collection.0, lsn.0))
+    }
+
+    fn stamp(&self, lsn: Lsn) -> ImageStamp {
+        ImageStamp { database: self.database, collection: self.collection, lsn }
+    }
+
+    /// The LSNs of this collection's images, newest first.
+    fn found(&self) -> Result<Vec<Lsn>> {
+        let folder = self.folder();
+        if self.vfs.kind(&folder).context("look at", &folder)?.is_none() {
+            return Ok(Vec::new());
+        }
+        let prefix = format!("{:08x}-", self.collection.0);
+        let lsn = |name: &str| u64::from_str_radix(name.strip_prefix(&prefix)?.strip_suffix(".idx")?, 16).ok();
+        let entries = self.vfs.list(&folder).context("list", &folder)?;
+        let mut found: Vec<Lsn> = entries.iter().filter_map(|e| lsn(&e.name)).map(Lsn).collect();
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(found)
+    }
+
+    /// The newest image that is whole and reflects nothing beyond `last`. The others are removed.
+    pub(crate) fn load(&self, params: &IndexParams, last: Lsn) -> Result<Option<(Lsn, Image)>> {
+        for lsn in self.found()? {
+            let path = self.path(lsn);
+            match Index::read_image(self.vfs, &path, self.stamp(last), params) {
+                Ok(image) => return Ok(Some((lsn, image))),
+                Err(_) => self.remove(lsn)?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes an image that is of no use any more.
+    pub(crate) fn remove(&self, lsn: Lsn) -> Result<()> {
+        let path = self.path(lsn);
+        self.vfs.remove_file(&path).context("remove", &path)
+    }
+
+    /// Writes the image of `collection`, unless it is small or on the disk already.
+    fn write(&self, collection: &CollectionCore) -> Result<()> {
+        let generation = collection.generation();
+        let mut written = collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
+        let lsns: Vec<u64> = (0..generation.view().snapshot.len).map(|s| generation.rows.lsn(Slot(s)).0).collect();
+        let lsn = Lsn(lsns.last().copied().unwrap_or_default());
+        if lsns.len() < MIN_SLOTS || *written == lsn {
+            return Ok(());
+        }
+        create_dir_durably(self.vfs, &self.folder())?;
+        generation.index.write_image(self.vfs, &self.path(lsn), self.stamp(lsn), &lsns)?;
+        *written = lsn;
+        self.found()?.into_iter().filter(|&other| other != lsn).try_for_each(|other| self.remove(other))
+    }
+}
+
+impl Engine {
+    /// Writes the caches: SQLite first, then the images.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        let sqlite = self.applier.checkpoint();
+        let database = self.lock_log().db_uuid();
+        for collection in self.all_collections() {
+            self.image_of(database, &collection).write(&collection)?;
+        }
+        sqlite
+    }
+
+    /// Writes the index images of collections that have grown much since their last.
     pub(crate) fn checkpoint_if_due(&self) -> Result<()> {
+        for collection in self.all_collections() {
+            let generation = collection.generation();
+            let graph_len = generation.index.graph_len();
+            let written = *collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
+            let new = (0..graph_len).rev().take_while(|&slot| generation.rows.lsn(Slot(slot)) > written).count();
+            if new >= MIN_NEW_SLOTS.max(graph_len / 4) as usize {
+                let database = self.lock_log().db_uuid();
+                self.image_of(database, &collection).write(&collection)?;
+            }
+        }
         Ok(())
+    }
+
+    fn image_of(&self, database: [u8; 16], collection: &CollectionCore) -> ImageOf<'_> {
+        ImageOf { vfs: &*self.vfs, dir: self.dir(), database, collection: collection.id }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 use arc_swap::ArcSwap;
 
 use crate::error::{Error, Result};
-use crate::index::{Index, IndexParams};
+use crate::index::{Image, Index, IndexParams};
 use crate::log::frame::{FrameView, RowKind};
 use crate::log::segment::Segment;
 use crate::types::{Lsn, RecordId, Slot};
@@ -34,12 +34,25 @@ pub(crate) struct Generation {
 impl Generation {
     /// An empty generation.
     pub(crate) fn new(params: &IndexParams, segments: &SharedSegments) -> Generation {
+        Self::make(params, segments, |params, source| Index::new(params, source))
+    }
+
+    /// A generation whose index goes on from an image; its first slots are to be filled by [`Apply::restored`].
+    pub(crate) fn with_image(params: &IndexParams, segments: &SharedSegments, image: Image) -> Generation {
+        Self::make(params, segments, |params, source| Index::with_image(params, source, image))
+    }
+
+    fn make(
+        params: &IndexParams,
+        segments: &SharedSegments,
+        index: impl FnOnce(IndexParams, Arc<StoredVectors>) -> Index,
+    ) -> Generation {
         let rows = Arc::new(Rows::new(params.dim, segments.clone()));
         let source = StoredVectors { rows: rows.clone(), segments: segments.clone() };
         Generation {
             rows,
             ids: IdMap::default(),
-            index: Index::new(*params, Arc::new(source)),
+            index: index(*params, Arc::new(source)),
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             segments: segments.clone(),
         }
@@ -113,16 +126,26 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// Puts one row that recovery found to be the latest of its id.
+    /// Puts one row that is known to be the latest of its id.
     pub(crate) fn row(&mut self, id: RecordId, lsn: Lsn, loc: Loc, vector: &[f32]) -> Result<()> {
+        let slot = self.restored(id, lsn, loc, Lsn(0))?;
+        self.generation.index.append(slot, vector)
+    }
+
+    /// Fills the next slot with a row that the index has already: dead since `died`, or alive if that is 0.
+    pub(crate) fn restored(&mut self, id: RecordId, lsn: Lsn, loc: Loc, died: Lsn) -> Result<Slot> {
         let g = self.generation;
         let slot = Slot(self.next);
         self.next = self.next.checked_add(1).ok_or_else(too_many)?;
         g.rows.reserve(self.next as usize);
         g.rows.set(slot, id, lsn, loc);
-        g.ids.update(|ids| ids.put(id, slot));
+        if died == Lsn(0) {
+            g.ids.update(|ids| ids.put(id, slot));
+        } else {
+            g.rows.kill(slot, died);
+        }
         self.lsn = self.lsn.max(lsn);
-        g.index.append(slot, vector)
+        Ok(slot)
     }
 
     /// Deletes a row, as of `lsn`.

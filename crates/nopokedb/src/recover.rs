@@ -16,11 +16,12 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::checkpoint::ImageOf;
 use crate::commit::feed::{self, in_lsn_order};
 use crate::engine::{CollectionCore, Engine, Parts, check_stored};
 use crate::error::{Error, IoContext, Result};
-use crate::generation::Generation;
-use crate::index::IndexParams;
+use crate::generation::{Apply, Generation};
+use crate::index::{Image, IndexParams};
 use crate::io::lock;
 use crate::io::vfs::{EntryKind, Vfs};
 use crate::log::RowKind;
@@ -29,7 +30,7 @@ use crate::log::{CollectionEntry, DirState, Log, LogOptions, inspect};
 use crate::meta::{Applier, MetaLocation, MetaStore};
 use crate::options::Options;
 use crate::types::{CollectionId, Lsn, RecordId};
-use crate::vectors::rows::{Loc, SegmentTable, SharedSegments};
+use crate::vectors::rows::{GONE, Loc, SegmentTable, SharedSegments};
 
 /// Seed of the graph's level choice: fixed, so that one thread builds the same graph twice.
 const SEED: u64 = 0x6E6F_706F_6B65;
@@ -62,7 +63,7 @@ impl Engine {
     pub(crate) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: &Options, meta: MetaLocation) -> Result<Arc<Engine>> {
         let lock = lock::acquire(&*vfs, dir, options.timeout_ms)?;
         let log_options = LogOptions::new(options.segment_bytes);
-        let log = match inspect(&*vfs, dir)? {
+        let mut log = match inspect(&*vfs, dir)? {
             DirState::Ours => Log::open(vfs.clone(), dir, log_options)?.0,
             _ => {
                 sync_parent(&*vfs, dir)?;
@@ -74,13 +75,16 @@ impl Engine {
         let default = default.ok_or_else(|| Error::corruption(dir, 0, "the manifest has no default collection"))?;
         check_stored(dir, options, usize::from(default.dim), default.metric)?;
 
+        let entries = keep_build_parameters(&mut log, entries, options)?;
+
         let segments: SharedSegments = Arc::new(ArcSwap::from_pointee(SegmentTable::new(log.segments())));
         let mut replay = Replay::default();
         replay.read(&segments.load())?;
         let mut collections = BTreeMap::new();
         for entry in &entries {
             let puts = replay.collections.remove(&entry.id).unwrap_or_default();
-            let core = restore(&vfs, dir, entry, options, puts, &segments, log.last_lsn())?;
+            let of = ImageOf { vfs: &*vfs, dir, database: log.db_uuid(), collection: entry.id };
+            let core = restore(of, entry, options, &puts, &segments, log.last_lsn())?;
             collections.insert(entry.id, Arc::new(core));
         }
         let applier = start_applier(meta, &log, &segments)?;
@@ -95,6 +99,30 @@ impl Engine {
             applier,
         }))
     }
+}
+
+/// Stores `M` and `ef_construction` if the caller gives other ones: the graph is a cache and is built again with them.
+fn keep_build_parameters(
+    log: &mut Log,
+    mut entries: Vec<CollectionEntry>,
+    options: &Options,
+) -> Result<Vec<CollectionEntry>> {
+    let (m, ef_construction) = (options.m.map(narrow), options.ef_construction.map(narrow));
+    let mut changed = false;
+    for entry in entries.iter_mut().filter(|e| e.id == CollectionId::DEFAULT) {
+        let wanted = (m.unwrap_or(entry.m), ef_construction.unwrap_or(entry.ef_construction));
+        changed |= wanted != (entry.m, entry.ef_construction);
+        (entry.m, entry.ef_construction) = wanted;
+    }
+    if changed {
+        log.set_collections(&entries)?;
+    }
+    Ok(entries)
+}
+
+/// An option that [`Options::validate`] holds far below 2^32.
+fn narrow(option: usize) -> u32 {
+    u32::try_from(option).unwrap_or(u32::MAX)
 }
 
 /// Makes the directory's own name durable before anything in it is acknowledged: whoever made the directory, perhaps a
@@ -115,8 +143,8 @@ fn default_entry(options: &Options) -> CollectionEntry {
         name: "default".into(),
         dim: options.dim as u16,
         metric: options.metric,
-        m: options.m.unwrap_or(16) as u32,
-        ef_construction: options.ef_construction.unwrap_or(200) as u32,
+        m: narrow(options.m.unwrap_or(16)),
+        ef_construction: narrow(options.ef_construction.unwrap_or(200)),
         next_id: 0,
         model: None,
     }
@@ -197,29 +225,88 @@ fn start_applier(location: MetaLocation, log: &Log, segments: &SharedSegments) -
 
 /// Brings one collection back: index image where it fits, everything else from the log.
 fn restore(
-    vfs: &Arc<dyn Vfs>,
-    dir: &Path,
+    of: ImageOf<'_>,
     entry: &CollectionEntry,
     options: &Options,
-    puts: Puts,
+    puts: &Puts,
     segments: &SharedSegments,
     last: Lsn,
 ) -> Result<CollectionCore> {
-    let m = options.m.unwrap_or(entry.m as usize);
-    let ef_construction = options.ef_construction.unwrap_or(entry.ef_construction as usize);
+    let (m, ef_construction) = (entry.m as usize, entry.ef_construction as usize);
     let mut params = IndexParams::new(usize::from(entry.dim), entry.metric, m, ef_construction);
     params.seed = SEED;
     if let Some(graph_from) = options.graph_from {
         params.graph_from = graph_from;
     }
     let next_id = entry.next_id.max(puts.next_id);
-    let generation = Generation::new(&params, segments);
-    let table = segments.load();
-    let mut apply = generation.applier();
-    for put in puts.rows.iter().filter(|p| p.died == Lsn(0)) {
-        let segment = table.get(put.loc.segment()).expect("the location was read from this table");
-        apply.row(put.id, put.lsn, put.loc, segment.vector(put.loc.offset(), params.dim)?)?;
+    let image = of.load(&params, last)?;
+    let (generation, image_lsn) = match image {
+        Some((lsn, image)) if puts.fits(&image.lsns, lsn) => (puts.fill_from(image, &params, segments, last)?, lsn),
+        Some((lsn, _)) => {
+            of.remove(lsn)?;
+            (puts.fill(&params, segments, last)?, Lsn(0))
+        }
+        None => (puts.fill(&params, segments, last)?, Lsn(0)),
+    };
+    Ok(CollectionCore::new(entry.id, &params, next_id, generation, image_lsn))
+}
+
+impl Puts {
+    /// Whether an image of slots written by `lsns`, up to `last`, has every row that lives.
+    fn fits(&self, lsns: &[u64], last: Lsn) -> bool {
+        let mut slots = lsns.iter().peekable();
+        self.rows.iter().take_while(|p| p.lsn <= last).all(|put| {
+            while slots.next_if(|&&lsn| lsn < put.lsn.0).is_some() {}
+            put.died > Lsn(0) || slots.peek() == Some(&&put.lsn.0)
+        })
     }
-    apply.publish(last);
-    Ok(CollectionCore::new(entry.id, &params, next_id, generation, Lsn(0)))
+
+    /// A generation that goes on from an image that fits.
+    fn fill_from(
+        &self,
+        image: Image,
+        params: &IndexParams,
+        segments: &SharedSegments,
+        last: Lsn,
+    ) -> Result<Generation> {
+        let lsns = image.lsns.clone();
+        let generation = Generation::with_image(params, segments, image);
+        let mut apply = generation.applier();
+        let mut rows = self.rows.iter().peekable();
+        for &lsn in &lsns {
+            while rows.next_if(|p| p.lsn.0 < lsn).is_some() {}
+            match rows.next_if(|p| p.lsn.0 == lsn) {
+                Some(put) => apply.restored(put.id, put.lsn, put.loc, put.died)?,
+                // Dead and compacted away: the graph still leads through it, nobody else sees it.
+                None => apply.restored(RecordId(0), Lsn(lsn), GONE, Lsn(lsn))?,
+            };
+        }
+        self.append(rows, &mut apply, segments, params.dim)?;
+        apply.publish(last);
+        Ok(generation)
+    }
+
+    /// A generation of the rows that live, without a graph yet.
+    fn fill(&self, params: &IndexParams, segments: &SharedSegments, last: Lsn) -> Result<Generation> {
+        let generation = Generation::new(params, segments);
+        let mut apply = generation.applier();
+        self.append(self.rows.iter(), &mut apply, segments, params.dim)?;
+        apply.publish(last);
+        Ok(generation)
+    }
+
+    fn append<'a>(
+        &self,
+        rows: impl Iterator<Item = &'a Put>,
+        apply: &mut Apply<'_>,
+        segments: &SharedSegments,
+        dim: usize,
+    ) -> Result<()> {
+        let table = segments.load();
+        for put in rows.filter(|p| p.died == Lsn(0)) {
+            let segment = table.get(put.loc.segment()).expect("the location was read from this table");
+            apply.row(put.id, put.lsn, put.loc, segment.vector(put.loc.offset(), dim)?)?;
+        }
+        Ok(())
+    }
 }

@@ -258,3 +258,19 @@ fn concurrent_upserts_of_one_id_never_lose_each_others_part() {
     let row = c.get(id).unwrap().unwrap();
     assert_eq!((row.vector[0], row.metadata.unwrap().as_json()), (30.0, r#"{"n":30}"#));
 }
+
+#[test]
+fn build_parameters_are_kept_until_others_are_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let with = |m, ef_construction| Options { m, ef_construction, ..Options::new(2) };
+    for (given, kept) in [
+        (with(None, None), (16, 200)),
+        (with(Some(24), None), (24, 200)),
+        (with(None, Some(64)), (24, 64)),
+        (with(None, None), (24, 64)),
+    ] {
+        let db = open(&dir, given);
+        assert_eq!((db.collection().m(), db.collection().ef_construction()), kept);
+        db.close().unwrap();
+    }
+}
