@@ -153,11 +153,8 @@ impl SimFile {
 impl VfsFile for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let state = self.disk.plain_call(CallKind::Read, &self.path)?;
-        let bytes = state.now.live.content(self.ino);
-        let rest = usize::try_from(offset).ok().and_then(|start| bytes.get(start..)).unwrap_or(&[]);
-        let n = rest.len().min(buf.len());
-        buf[..n].copy_from_slice(&rest[..n]);
-        Ok(n)
+        let Ok(offset) = usize::try_from(offset) else { return Ok(0) };
+        Ok(state.now.live.content(self.ino).map_or(0, |content| content.read(offset, buf)))
     }
 
     fn write_all_at(&self, bufs: &[&[u8]], offset: u64) -> io::Result<()> {
@@ -227,13 +224,6 @@ impl VfsFile for SimFile {
 
     fn map(&self, capacity: u64) -> io::Result<Region> {
         let mut state = self.disk.plain_call(CallKind::Map, &self.path)?;
-        let content = state.now.live.content(self.ino);
-        let (len, bytes) = (content.len() as u64, content.to_vec());
-        let mapped = state.mapped.entry(self.ino).or_default();
-        mapped.known_len.store(len, Ordering::Release);
-        let region = Region::anonymous(capacity, Arc::clone(&mapped.known_len))?;
-        region.write(0, &bytes);
-        mapped.regions.push(region.downgrade());
-        Ok(region)
+        state.map(self.ino, capacity)
     }
 }

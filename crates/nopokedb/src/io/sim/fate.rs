@@ -137,10 +137,16 @@ pub enum Holes {
     Noise,
 }
 
-/// Garbage that depends on the place alone.
-#[allow(clippy::cast_possible_truncation)] // The top byte is wanted.
-pub(super) fn noise(at: u64) -> u8 {
-    (mix(at) >> 56) as u8 | 1
+/// Garbage for `[start, end)` that depends on the place alone and has no zero byte.
+pub(super) fn noise(start: u64, end: u64) -> Vec<u8> {
+    let len = usize::try_from(end.saturating_sub(start)).expect("a simulated file fits memory");
+    let mut bytes = Vec::with_capacity(len + 16);
+    for i in start / 8..end.div_ceil(8) {
+        bytes.extend_from_slice(&(mix(i) | 0x0101_0101_0101_0101).to_le_bytes());
+    }
+    bytes.drain(..usize::try_from(start % 8).expect("less than 8").min(bytes.len()));
+    bytes.truncate(len);
+    bytes
 }
 
 /// A permutation of 64 bits that spreads neighbours (the finalizer of SplitMix64).

@@ -10,10 +10,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::Xxh3;
 
+use super::content::Content;
 use super::fate::{Cut, Fate, Holes, noise};
 
 /// A file's identity, apart from its names.
@@ -35,28 +36,6 @@ impl Node {
     }
 }
 
-/// A file's bytes and, once asked for, their hash.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Content {
-    bytes: Vec<u8>,
-    hash: OnceLock<u64>,
-}
-
-impl Content {
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    fn bytes_mut(&mut self) -> &mut Vec<u8> {
-        self.hash = OnceLock::new();
-        &mut self.bytes
-    }
-
-    fn hash(&self) -> u64 {
-        *self.hash.get_or_init(|| xxh3_64(&self.bytes))
-    }
-}
-
 /// Names and contents at one moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Image {
@@ -69,12 +48,17 @@ impl Image {
         if is_root(path) { Some(Node::Dir) } else { self.names.get(path).copied() }
     }
 
-    pub(super) fn content(&self, ino: Ino) -> &[u8] {
-        self.files.get(&ino).map_or(&[], |c| c.bytes())
+    /// A file's bytes; `None` while nothing was ever written to it.
+    pub(super) fn content(&self, ino: Ino) -> Option<&Content> {
+        self.files.get(&ino).map(|content| &**content)
     }
 
-    fn content_mut(&mut self, ino: Ino) -> &mut Vec<u8> {
-        Arc::make_mut(Arc::make_mut(&mut self.files).entry(ino).or_default()).bytes_mut()
+    pub(super) fn len(&self, ino: Ino) -> usize {
+        self.content(ino).map_or(0, Content::len)
+    }
+
+    fn content_mut(&mut self, ino: Ino) -> &mut Content {
+        Arc::make_mut(Arc::make_mut(&mut self.files).entry(ino).or_default())
     }
 
     fn apply_name(&mut self, op: &Op) {
@@ -283,9 +267,9 @@ impl Cache {
                 self.push(seq, Part::Name, op);
             }
             Op::Write { ino, offset, data, .. } => {
-                let bytes = self.live.content_mut(*ino);
-                let grows = to_index(*offset) + data.len() > bytes.len();
-                put(bytes, *offset, data);
+                let content = self.live.content_mut(*ino);
+                let grows = to_index(*offset) + data.len() > content.len();
+                content.put(to_index(*offset), data);
                 if !data.is_empty() {
                     self.push(seq, Part::Data, op);
                 }
@@ -294,7 +278,7 @@ impl Cache {
                 }
             }
             Op::SetLen { ino, len, .. } => {
-                self.live.content_mut(*ino).resize(to_index(*len), 0);
+                self.live.content_mut(*ino).set_len(to_index(*len));
                 self.push(seq, Part::Length, op);
             }
             Op::Sync { ino, .. } => self.settle_file(*ino),
@@ -303,9 +287,8 @@ impl Cache {
             Op::SyncDirFailed { path } => _ = self.failed_dirs.insert(Arc::clone(path)),
             Op::Damage { ino, offset, data, .. } => {
                 for image in [&mut self.live, &mut self.durable] {
-                    let bytes = image.content_mut(*ino);
-                    if to_index(*offset) + data.len() <= bytes.len() {
-                        put(bytes, *offset, data);
+                    if to_index(*offset) + data.len() <= image.len(*ino) {
+                        image.content_mut(*ino).put(to_index(*offset), data);
                     }
                 }
             }
@@ -446,30 +429,20 @@ fn to_index(offset: u64) -> usize {
     usize::try_from(offset).expect("a simulated file fits memory")
 }
 
-/// Writes into a buffer that grows with zeros.
-fn put(bytes: &mut Vec<u8>, offset: u64, data: &[u8]) {
-    let start = to_index(offset);
-    if bytes.len() < start + data.len() {
-        bytes.resize(start + data.len(), 0);
-    }
-    bytes[start..start + data.len()].copy_from_slice(data);
-}
-
 /// Turns a file's durable bytes into what a crash leaves, given what becomes of each pending part.
-fn rebuild<'a>(bytes: &mut Vec<u8>, parts: impl Iterator<Item = (&'a Pending, Survival)>, holes: Holes) {
-    let old_len = bytes.len();
+fn rebuild<'a>(content: &mut Content, parts: impl Iterator<Item = (&'a Pending, Survival)>, holes: Holes) {
+    let old_len = content.len();
     let mut len = old_len;
     for (p, survival) in parts {
         match (&p.what, p.part) {
             (Op::Write { offset, data, .. }, Part::Data) => match survival {
-                Survival::Kept => put(bytes, *offset, data),
-                Survival::Lost => lose(bytes, *offset, data.len(), old_len, holes),
+                Survival::Kept => content.put(to_index(*offset), data),
+                Survival::Lost => lose(content, *offset, data.len(), old_len, holes),
                 Survival::Torn(cut) => {
-                    lose(bytes, *offset, data.len(), old_len, holes);
-                    cut.kept(*offset, data.len(), |from, to| put(bytes, *offset + from as u64, &data[from..to]));
+                    lose(content, *offset, data.len(), old_len, holes);
+                    cut.kept(*offset, data.len(), |from, to| content.put(to_index(*offset) + from, &data[from..to]));
                     if let Some((start, end)) = cut.shredded(*offset, data.len()) {
-                        let garbage: Vec<u8> = (start..end).map(noise).collect();
-                        put(bytes, start, &garbage);
+                        content.put(to_index(start), &noise(start, end));
                     }
                 }
             },
@@ -478,19 +451,18 @@ fn rebuild<'a>(bytes: &mut Vec<u8>, parts: impl Iterator<Item = (&'a Pending, Su
             }
             (Op::SetLen { len: set, .. }, Part::Length) if survival == Survival::Kept => {
                 len = to_index(*set);
-                bytes.truncate(len);
+                content.set_len(content.len().min(len));
             }
             _ => {}
         }
     }
-    bytes.resize(len, 0);
+    content.set_len(len);
 }
 
 /// A write whose bytes did not reach the medium: new space may hold what was there before the file was.
-fn lose(bytes: &mut Vec<u8>, offset: u64, len: usize, old_len: usize, holes: Holes) {
+fn lose(content: &mut Content, offset: u64, len: usize, old_len: usize, holes: Holes) {
     if holes == Holes::Noise {
         let from = offset.max(old_len as u64);
-        let garbage: Vec<u8> = (from..(offset + len as u64).max(from)).map(noise).collect();
-        put(bytes, from, &garbage);
+        content.put(to_index(from), &noise(from, offset + len as u64));
     }
 }

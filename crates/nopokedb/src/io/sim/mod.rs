@@ -29,6 +29,7 @@
 //!
 //! Threading: any number of threads; one mutex. Clones are the same disk.
 
+mod content;
 pub mod crash;
 mod device;
 mod fate;
@@ -45,6 +46,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
+use self::content::Content;
 use self::image::{Cache, Image, Op, Survival};
 use self::state::State;
 
@@ -206,20 +208,27 @@ impl SimDisk {
     /// # Panics
     /// When the file or the byte does not exist.
     pub fn flip_bit(&self, path: &Path, byte: u64, bit: u8) {
+        let bytes = self.peek(path).expect("flip_bit names a file");
+        let flipped = bytes[usize::try_from(byte).expect("a simulated file fits memory")] ^ (1 << bit);
+        self.damage(path, byte, &[flipped]);
+    }
+
+    /// Puts other bytes on the medium and in the cache, as a misdirected write does.
+    ///
+    /// # Panics
+    /// When the file does not exist.
+    pub fn damage(&self, path: &Path, offset: u64, bytes: &[u8]) {
         let mut state = self.state();
-        let ino = state.file(path).expect("flip_bit names a file");
-        let at = usize::try_from(byte).expect("fits memory");
-        let flipped = state.now.live.content(ino)[at] ^ (1 << bit);
-        let op = Op::Damage { ino, path: path.into(), offset: byte, data: Arc::from([flipped]) };
-        state.push(op);
-        state.show(ino, byte, &[flipped]);
+        let ino = state.file(path).expect("damage names a file");
+        state.push(Op::Damage { ino, path: path.into(), offset, data: bytes.into() });
+        state.show(ino, offset, bytes);
     }
 
     /// The bytes of a file as a process sees them, without counting as a call.
     pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.state();
         let ino = state.file(path).ok()?;
-        Some(state.now.live.content(ino).to_vec())
+        Some(state.now.live.content(ino).map_or_else(Vec::new, Content::to_vec))
     }
 
     /// Every name a process sees, sorted, without counting as a call.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::fault::Faults;
 use super::image::{Cache, Image, Ino, Node, Op, parent};
-use crate::io::mmap::WeakRegion;
+use crate::io::mmap::{Region, WeakRegion};
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -105,7 +105,7 @@ impl State {
     }
 
     pub(super) fn len(&self, ino: Ino) -> u64 {
-        self.now.live.content(ino).len() as u64
+        self.now.live.len(ino) as u64
     }
 
     pub(super) fn used(&self) -> u64 {
@@ -138,10 +138,26 @@ impl State {
 
     /// Brings the regions of a file up to date after its contents changed as a whole.
     pub(super) fn show_all(&mut self, ino: Ino, old_len: u64) {
-        if self.mapped.contains_key(&ino) {
-            let mut bytes = self.now.live.content(ino).to_vec();
-            bytes.resize(bytes.len().max(usize::try_from(old_len).expect("fits memory")), 0);
-            self.show(ino, 0, &bytes);
+        let Some(mapped) = self.mapped.get_mut(&ino) else { return };
+        let content = self.now.live.content(ino);
+        let len = content.map_or(0, |c| c.len() as u64);
+        let cut = vec![0; usize::try_from(old_len.saturating_sub(len)).expect("a simulated file fits memory")];
+        mapped.known_len.store(len, Ordering::Release);
+        for region in mapped.regions.iter().filter_map(WeakRegion::upgrade) {
+            content.iter().flat_map(|c| c.pieces()).for_each(|(offset, piece)| region.write(offset, piece));
+            region.write(len, &cut);
         }
+    }
+
+    /// Maps a file.
+    pub(super) fn map(&mut self, ino: Ino, capacity: u64) -> io::Result<Region> {
+        let len = self.len(ino);
+        let mapped = self.mapped.entry(ino).or_default();
+        mapped.known_len.store(len, Ordering::Release);
+        let region = Region::anonymous(capacity, Arc::clone(&mapped.known_len))?;
+        let content = self.now.live.content(ino);
+        content.iter().flat_map(|c| c.pieces()).for_each(|(offset, piece)| region.write(offset, piece));
+        mapped.regions.push(region.downgrade());
+        Ok(region)
     }
 }
