@@ -97,21 +97,30 @@ pub(super) fn remove_if_there(vfs: &dyn Vfs, path: &Path) -> Result<()> {
     }
 }
 
-/// Makes `dir` and its parents, and their names durable.
+/// Makes `dir` and its parents, and their names durable. The name of a `dir` that exists already is made durable too: the
+/// one who made it may have been us, killed before we came to it.
 pub(crate) fn create_dir_durably(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    let mut missing = Vec::new();
-    let mut at = Some(dir);
-    while let Some(path) = at.filter(|p| !p.as_os_str().is_empty()) {
-        if vfs.kind(path).context("look at", path)?.is_some() {
+    let mut unsure = vec![dir];
+    let mut made = true;
+    while let Some(path) = unsure.last().copied() {
+        made = vfs.kind(path).context("look at", path)?.is_none();
+        if !made {
             break;
         }
-        missing.push(path);
-        at = path.parent();
+        match path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            Some(parent) => unsure.push(parent),
+            None => break,
+        }
     }
     vfs.create_dir_all(dir).context("create the directory", dir)?;
-    for path in missing {
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        vfs.sync_dir(parent).context("sync the directory", parent)?;
+    let top = unsure.len() - 1;
+    for (i, path) in unsure.into_iter().enumerate() {
+        let parent = path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
+        match parent.map_or(Ok(()), |p| vfs.sync_dir(p)) {
+            // An existing directory may well be in one that we may not even list; then we did not make it.
+            Err(e) if i == top && !made && e.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other.context("sync the directory above", path)?,
+        }
     }
     Ok(())
 }

@@ -111,6 +111,18 @@ struct Group<'a> {
     next_lsn: Lsn,
 }
 
+/// What the file is to hold behind a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    /// Zeros, if that spares later syncs work.
+    Zeros,
+    /// Nothing: the segment is full.
+    Nothing,
+    /// Nothing, but only once the group was synced: that the file ends here is the proof that it was. (What a failed sync
+    /// leaves in the page cache looks the same to the next process as what is on the disk.)
+    NothingOnceSynced,
+}
+
 /// The log of one database, open for writing.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -188,7 +200,7 @@ impl Log {
         }
         let first_frame = self.active.frame_count();
         let stamped = self.stamp(group);
-        self.write(&stamped, false)?;
+        self.write(&stamped, Behind::Zeros)?;
         let mut lsn = self.tail.next_lsn;
         let mut frame = first_frame;
         self.accept(&stamped, FrameKind::Rows);
@@ -328,7 +340,8 @@ impl Log {
 
     fn append_control(&mut self, kind: FrameKind) -> Result<()> {
         let group = self.control(kind, 0);
-        self.write(&group, kind == FrameKind::CleanClose)?;
+        let behind = if kind == FrameKind::CleanClose { Behind::NothingOnceSynced } else { Behind::Zeros };
+        self.write(&group, behind)?;
         self.accept(&group, kind);
         Ok(())
     }
@@ -348,27 +361,26 @@ impl Log {
         }
     }
 
-    /// Invariant 2: one write and one sync. `trim` gives back the zeroed space behind the group.
-    fn write(&mut self, group: &Group<'_>, trim: bool) -> Result<()> {
+    /// Invariant 2: one write and one sync.
+    fn write(&mut self, group: &Group<'_>, behind: Behind) -> Result<()> {
         if group.frames.is_empty() {
             return Ok(());
         }
-        let ahead = if trim { 0 } else { self.zeros_wanted(group.len) };
         let file = Arc::clone(self.active.file());
         let (at, end) = (self.tail.end, self.tail.end + group.len);
+        let mut ahead = self.zeros_wanted(end, group.len, behind);
         let mut written = file.write_all_at(&pieces(group, ahead), at);
-        let mut zeroed = end + ahead;
         if let Err(e) = &written
-            && ahead > 0
+            && (ahead > 0 && behind == Behind::Zeros)
             && matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
         {
             // There may be room for the group without the zeros.
             self.cut_back(at)?;
-            (written, zeroed) = (file.write_all_at(&pieces(group, 0), at), end);
+            ahead = 0;
+            written = file.write_all_at(&pieces(group, ahead), at);
         }
-        if trim {
+        if behind == Behind::Nothing {
             written = written.and_then(|()| file.set_len(end));
-            self.tail.zeroed = end;
         }
         if let Err(e) = written {
             self.cut_back(at)?;
@@ -377,17 +389,23 @@ impl Log {
         if let Err(e) = file.sync_data() {
             return Err(self.poison_by("sync", &e));
         }
-        self.tail.zeroed = self.tail.zeroed.max(zeroed);
+        self.tail.zeroed = self.tail.zeroed.max(end + ahead);
+        // If the cut fails, the next opening takes the log for one that was not closed in order, and does more than it must.
+        if behind == Behind::NothingOnceSynced && file.set_len(end).is_ok() {
+            self.tail.zeroed = end;
+        }
         Ok(())
     }
 
-    /// How many zeros to write behind a group of `len` bytes.
-    fn zeros_wanted(&self, len: u64) -> u64 {
-        let end = self.tail.end + len;
-        if len > SMALL_GROUP || end <= self.tail.zeroed {
-            return 0;
+    /// How many zeros to write behind a group of `len` bytes that ends at `end`.
+    fn zeros_wanted(&self, end: u64, len: u64, behind: Behind) -> u64 {
+        match behind {
+            Behind::Zeros if len <= SMALL_GROUP && end > self.tail.zeroed => {
+                end.clamp(ZERO_AHEAD.0, ZERO_AHEAD.1).min(self.capacity.saturating_sub(end))
+            }
+            Behind::NothingOnceSynced if end >= self.tail.zeroed => PAGE,
+            _ => 0,
         }
-        end.clamp(ZERO_AHEAD.0, ZERO_AHEAD.1).min(self.capacity.saturating_sub(end))
     }
 
     /// After a failed write and before any sync of it: makes the file end at `at` again, durably, so that nothing of the
@@ -422,13 +440,18 @@ impl Log {
         if let Err(e) = self.vfs.sync_dir(&log_dir(&self.dir)) {
             return Err(self.poison_by("sync the directory of", &e));
         }
-        let ready =
-            file.map(capacity).context("map", &path).and_then(|region| self.write(&seal, true).map(|()| region));
+        let ready = file
+            .map(capacity)
+            .context("map", &path)
+            .and_then(|region| self.write(&seal, Behind::Nothing).map(|()| region));
         let region = match ready {
             Ok(region) => region,
             Err(e) => {
-                // Never used: if it stays, the next opening removes it.
-                let _ = self.vfs.remove_file(&path);
+                // If the SEAL may be there in spite of the error, so must be the segment that it names. Otherwise it was
+                // never used, and if it cannot be removed, the next opening does so.
+                if self.poison.is_none() {
+                    let _ = self.vfs.remove_file(&path);
+                }
                 return Err(e);
             }
         };

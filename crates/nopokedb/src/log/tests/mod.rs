@@ -1,5 +1,6 @@
 //! Promises of the log as a whole. Those of one file's code are in that file.
 
+mod crash;
 mod lifecycle;
 
 use std::path::Path;
