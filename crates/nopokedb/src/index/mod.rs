@@ -43,6 +43,9 @@ use topk::TopK;
 /// Below this many rows a scan beats any graph, so none is built.
 pub(crate) const DEFAULT_GRAPH_FROM: u32 = 10_000;
 
+/// How much nearer to each other than to the node two neighbours must be for one to be dropped; see [`hnsw::neighbors`].
+const ALPHA: f32 = 1.0;
+
 /// What an index is made of. All but `graph_from` are facts of the collection.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct IndexParams {
@@ -213,18 +216,22 @@ impl Index {
         // A poisoned lock means that an absorber panicked before publishing; its memory is only scratch.
         let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.graph.len();
-        let params =
-            BuildParams { m: self.params.m, ef_construction: self.params.ef_construction, alpha: self.alpha() };
-        let absorb = Absorb { graph: &self.graph, space: &self.space, params, threads };
-        let visible = view.len();
-        // A row the view does not reach yet was appended after it: it is alive.
-        let is_live = |slot: u32| slot >= visible || view.is_live(Slot(slot));
+        let absorb = self.absorber(threads);
+        let is_live = |slot: u32| may_live(view, slot);
         while !stop.load(Ordering::Relaxed) && absorb.batch(upto, &is_live, &mut builder)? {}
         Ok((self.graph.len() - before) as usize)
     }
 
-    fn alpha(&self) -> f32 {
-        1.0
+    /// Takes the rows that `view` does not see out of the graph, on `threads` threads, until done or `stop`; returns how many
+    /// nodes got new links. They stay covered. Can be stopped and called again; the outcome does not depend on `threads`.
+    pub(crate) fn repair(&self, threads: usize, view: &dyn Visibility, stop: &AtomicBool) -> Result<usize> {
+        let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
+        self.absorber(threads).repair(&|slot| may_live(view, slot), stop, &mut builder)
+    }
+
+    fn absorber(&self, threads: usize) -> Absorb<'_> {
+        let params = BuildParams { m: self.params.m, ef_construction: self.params.ef_construction, alpha: ALPHA };
+        Absorb { graph: &self.graph, space: &self.space, params, threads }
     }
 
     /// The `k` rows of `view` nearest to `vector` by beam search of width `ef` (exact where that is cheaper), ascending.
@@ -342,6 +349,11 @@ impl Index {
     pub(crate) fn check(&self, view: &dyn Visibility) -> GraphReport {
         check(&self.graph, &|slot| slot < view.len() && view.is_live(Slot(slot)))
     }
+}
+
+/// Whether a row is live as far as `view` knows: one that it does not reach yet was appended after it.
+fn may_live(view: &dyn Visibility, slot: u32) -> bool {
+    slot >= view.len() || view.is_live(Slot(slot))
 }
 
 fn answer(top: &mut TopK) -> Vec<(f32, Slot)> {

@@ -155,6 +155,85 @@ fn rows_dead_before_absorption_are_covered_but_never_met() {
     assert_answer(&rows, Metric::Cosine, rows.row(0), 800, &view, &got);
 }
 
+/// Live nodes must not link to dead ones, and must all be reachable through live ones.
+fn assert_repaired(index: &Index, view: &Holes) {
+    let report = index.check(view);
+    assert!(report.is_sound(), "{report:?}");
+    // An entry point without a live node near it stays.
+    let nodes = u32::try_from(view.live() + 3).unwrap();
+    assert!(report.nodes <= nodes, "dead nodes can still be walked to: {report:?}, {} live", view.live());
+}
+
+#[test]
+fn repair_takes_dead_rows_out_and_loses_no_live_one() {
+    for (share, seed) in [(10, 1), (50, 2), (97, 3)] {
+        let (rows, queries) = Rows::clustered(16, 2_050, 30, 0.2, seed).split(50);
+        let index = built(&rows, Metric::L2);
+        let mut view = Holes::all(2_000);
+        let mut random = Random(seed);
+        view.dead.iter_mut().for_each(|d| *d = random.below(100) < share);
+        let fixed = index.repair(1, &view, &AtomicBool::new(false)).unwrap();
+        assert!(fixed > 0);
+        assert_repaired(&index, &view);
+        assert_eq!(index.repair(1, &view, &AtomicBool::new(false)).unwrap(), 0, "nothing is left to repair");
+        let mut scratch = Scratch::new();
+        let mut found = 0;
+        for q in 0..50 {
+            let expected = truth(&rows, Metric::L2, queries.row(q), 10, &view);
+            let got = index.search_graph(queries.row(q), 10, 50, &view, &mut scratch).unwrap();
+            assert_answer(&rows, Metric::L2, queries.row(q), 10, &view, &got);
+            found += got.iter().filter(|g| expected.iter().any(|e| e.1 == g.1.0)).count();
+        }
+        assert!(found >= 485, "{share} % dead: {found} of 500 found");
+    }
+}
+
+#[test]
+fn repair_does_not_depend_on_threads_and_can_be_interrupted() {
+    let rows = Rows::gaussian(8, 2_000, 4);
+    let mut view = Holes::all(2_000);
+    (0..2_000).filter(|i| i % 5 < 2).for_each(|i| view.dead[i] = true);
+    let repaired = |threads: usize| {
+        let index = built(&rows, Metric::Cosine);
+        assert_eq!(index.repair(threads, &view, &AtomicBool::new(true)).unwrap(), 0);
+        assert!(index.check(&view).is_sound(), "an interrupted repair leaves a sound graph");
+        index.repair(threads, &view, &AtomicBool::new(false)).unwrap();
+        assert_repaired(&index, &view);
+        (0..2_000).map(|s| index.graph.links(s).collect::<Vec<_>>()).collect::<Vec<_>>()
+    };
+    assert!(repaired(1) == repaired(3));
+}
+
+#[test]
+fn churn_keeps_recall() {
+    let rounds = 6;
+    let (rows, queries) = Rows::clustered(12, 500 * (rounds + 2) + 60, 25, 0.3, 5).split(60);
+    let fresh = |from: usize, to: usize| {
+        let rows = Rows { dim: 12, data: rows.data[from * 12..to * 12].to_vec() };
+        recall(&built(&rows, Metric::L2), &rows, Metric::L2, &queries, 10, 30)
+    };
+    let index = index(&rows, Metric::L2);
+    let mut view = Holes::all(rows.len());
+    let stop = AtomicBool::new(false);
+    let mut scratch = Scratch::new();
+    for round in 0..=rounds {
+        let upto = 500 * (round + 2);
+        view.len = u32::try_from(upto).unwrap();
+        (0..500 * round).for_each(|i| view.dead[i] = true);
+        index.absorb(view.len, 1, &view, &stop).unwrap();
+        index.repair(1, &view, &stop).unwrap();
+        assert_repaired(&index, &view);
+        let mut found = 0;
+        for q in 0..queries.len() {
+            let expected = truth(&rows, Metric::L2, queries.row(q), 10, &view);
+            let got = index.search_graph(queries.row(q), 10, 30, &view, &mut scratch).unwrap();
+            found += got.iter().filter(|g| expected.iter().any(|e| e.1 == g.1.0)).count();
+        }
+        let (got, fresh) = (found as f64 / 600.0, fresh(500 * round, upto));
+        assert!(got >= fresh - 0.02, "round {round}: recall {got}, a fresh graph has {fresh}");
+    }
+}
+
 #[test]
 fn readers_see_no_wrong_row_while_the_graph_grows() {
     let rows = Rows::clustered(16, 3_000, 20, 0.3, 12);

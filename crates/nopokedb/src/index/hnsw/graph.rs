@@ -164,7 +164,7 @@ impl Graph {
     /// Where searches start.
     pub(crate) fn entries(&self) -> impl Iterator<Item = u32> {
         let count = self.entry_count.load(Acquire) as usize;
-        (0..count).map(|i| self.entries.at(i).load(Relaxed))
+        (0..count).map(|i| self.entries.at(i).load(Acquire))
     }
 
     /// How many entry points there are.
@@ -178,6 +178,11 @@ impl Graph {
         self.entries.reserve(count as usize + 1);
         self.entries.at(count as usize).store(slot, Relaxed);
         self.entry_count.store(count + 1, Release);
+    }
+
+    /// Makes another node the `i`-th entry point. Writer only.
+    pub(crate) fn set_entry(&self, i: u32, slot: u32) {
+        self.entries.at(i as usize).store(slot, Release);
     }
 
     /// Bytes held in memory.

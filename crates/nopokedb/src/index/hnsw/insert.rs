@@ -51,16 +51,30 @@ pub(crate) struct Builder {
     chain_ends: HashMap<u32, u32>,
 }
 
+/// One thread's working memory.
 #[derive(Debug, Default)]
-struct Worker {
+pub(super) struct Worker {
     walker: Walker,
-    selector: Selector,
-    probe: Probe,
-    slots: Vec<u32>,
-    distances: Vec<f32>,
-    candidates: Vec<Scored>,
-    taken: Vec<Scored>,
-    words: Vec<u32>,
+    pub(super) selector: Selector,
+    pub(super) probe: Probe,
+    pub(super) slots: Vec<u32>,
+    pub(super) distances: Vec<f32>,
+    pub(super) candidates: Vec<Scored>,
+    pub(super) taken: Vec<Scored>,
+    pub(super) words: Vec<u32>,
+}
+
+impl Builder {
+    /// The working memory of `threads` threads.
+    pub(super) fn workers(&mut self, threads: usize) -> &mut [Worker] {
+        self.workers.resize_with(threads.max(1), Worker::default);
+        &mut self.workers
+    }
+
+    /// The working memory of what one thread does.
+    pub(super) fn first_worker(&mut self) -> &mut Worker {
+        &mut self.workers(1)[0]
+    }
 }
 
 /// Where a row of a batch goes.
@@ -115,7 +129,7 @@ impl Absorb<'_> {
             return Ok(false);
         }
         self.graph.reserve(end);
-        builder.workers.resize_with(self.threads.max(1), Worker::default);
+        builder.workers(self.threads);
         let live: Vec<u32> = (first..end).filter(|&slot| is_live(slot)).collect();
         let placed = self.in_parallel(&mut builder.workers, live.len(), |worker, i| self.place(worker, &live, i))?;
         let mut places: Vec<Place> = (first..end).map(|_| Place::Skip).collect();
@@ -229,7 +243,7 @@ impl Absorb<'_> {
     }
 
     /// Reduces `w.words`, links of `target`, to what the list can hold.
-    fn prune(&self, w: &mut Worker, target: u32) -> Result<()> {
+    pub(super) fn prune(&self, w: &mut Worker, target: u32) -> Result<()> {
         let capacity = self.graph.capacity();
         if !self.space.probe_row(target, &mut w.probe)? {
             // A dead row whose bytes are gone only needs its kept links; those come first, then what fits.
@@ -267,7 +281,7 @@ impl Absorb<'_> {
     }
 
     /// Runs `work` on `0..n`, on as many threads as there are workers when that pays; results are in order.
-    fn in_parallel<T: Send>(
+    pub(super) fn in_parallel<T: Send>(
         &self,
         workers: &mut [Worker],
         n: usize,

@@ -1,4 +1,5 @@
-//! The graph: storage ([`graph`]), choice of links ([`neighbors`]), adding rows ([`insert`]), walking ([`search`]), the checker
+//! The graph: storage ([`graph`]), choice of links ([`neighbors`]), adding rows ([`insert`]) and taking
+//! dead ones out ([`repair`]), walking ([`search`]), the checker
 //! ([`check`]) and the file it is kept in ([`image`]).
 
 pub(crate) mod check;
@@ -8,4 +9,5 @@ pub(crate) mod image;
 mod image_tests;
 pub(crate) mod insert;
 pub(crate) mod neighbors;
+pub(crate) mod repair;
 pub(crate) mod search;
