@@ -1,1 +1,34 @@
-//! Python bindings: translation only, no logic.
+//! Python bindings of NoPokeDB: translation only. A rule that could be broken here and not in Rust is in the wrong crate.
+//!
+//! | file | what it translates |
+//! |---|---|
+//! | `database.rs` | the class `NoPokeDB`: its methods, their docstrings, the one place that releases the GIL |
+//! | `errors.rs` | error kinds to exceptions, in one table |
+//! | `vectors.rs` | arrays and lists to rows of float32 |
+//! | `rows.rs` | ids, counts, documents, lists of metadata |
+//! | `json/` | dicts to metadata and back |
+//! | `answers.rs` | hits and counters to dicts |
+//!
+//! Free-threaded Python is not declared: the wheel is abi3, and no race check of the bindings has been made.
+
+mod answers;
+mod database;
+mod errors;
+mod json;
+mod rows;
+mod vectors;
+
+use pyo3::prelude::*;
+
+/// The compiled half of the package `nopokedb`.
+#[pymodule(gil_used = true)]
+fn _nopokedb(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", python_version())?;
+    module.add_class::<database::NoPokeDB>()?;
+    errors::register(module)
+}
+
+/// This crate's version as Python spells it: `1.0.0-alpha.1` is `1.0.0a1`, as the wheel's name says too.
+fn python_version() -> String {
+    env!("CARGO_PKG_VERSION").replace("-alpha.", "a").replace("-beta.", "b").replace("-rc.", "rc")
+}

@@ -1,0 +1,54 @@
+//! What the engine answers, as Python objects.
+
+use nopokedb::{Hit, Metric, Stats};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::json::Reader;
+
+/// Hits as dicts of id, metadata, score and distance.
+pub(crate) fn hits<'py>(
+    reader: &mut Reader<'py>,
+    py: Python<'py>,
+    metric: Metric,
+    hits: &[Hit],
+) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    for hit in hits {
+        let dict = PyDict::new(py);
+        dict.set_item(intern!(py, "id"), hit.id.0)?;
+        dict.set_item(intern!(py, "metadata"), reader.dict(hit.metadata.as_ref())?)?;
+        // Python's floats have 64 bits: `score == 1 - distance` then holds exactly, as it did in 0.5.1.
+        dict.set_item(intern!(py, "score"), metric.score_f64(f64::from(hit.distance)))?;
+        dict.set_item(intern!(py, "distance"), f64::from(hit.distance))?;
+        list.append(dict)?;
+    }
+    Ok(list)
+}
+
+/// Counters as a dict, named as in the Rust struct.
+pub(crate) fn stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    let counters = [
+        ("rows", stats.rows),
+        ("graph_rows", stats.graph_rows),
+        ("tail_rows", stats.tail_rows),
+        ("dead_rows", stats.dead_rows),
+        ("segments", stats.segments),
+        ("log_bytes", stats.log_bytes),
+        ("graph_memory", stats.graph_memory),
+        ("codes_memory", stats.codes_memory),
+        ("rows_memory", stats.rows_memory),
+        ("ids_memory", stats.ids_memory),
+        ("visible_lsn", stats.visible_lsn),
+        ("applied_lsn", stats.applied_lsn),
+    ];
+    for (name, value) in counters {
+        dict.set_item(name, value)?;
+    }
+    dict.set_item("writes_stopped", stats.writes_stopped.as_deref())?;
+    dict.set_item("background_error", stats.background_error.as_deref())?;
+    dict.set_item("sqlite_error", stats.sqlite_error.as_deref())?;
+    Ok(dict)
+}

@@ -1,0 +1,650 @@
+//! The class `NoPokeDB`.
+//!
+//! Invariants:
+//! 1. Every call that may block runs in [`Opened::run`], which releases the GIL around it; nothing there touches Python.
+//! 2. The class is frozen: all state is in the engine's handle, which any thread may use, and in one atomic.
+//!
+//! Arguments are taken as `PyAny`, so that a wrong one raises this package's errors and not PyO3's; the signatures that
+//! `help()` shows are therefore written out.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use nopokedb::{Change, Collection, Database, Error, ErrorKind, Metric, NewRow, NewRows, Options, Query};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+use crate::errors::{caused_by, invalid, raise};
+use crate::json::{self, Reader};
+use crate::{answers, rows, vectors};
+
+/// How often a waiting call looks whether Ctrl-C was pressed.
+const SIGNAL_CHECK: Duration = Duration::from_millis(50);
+
+/// An embedded vector database in one directory: no server, no configuration, no upkeep.
+///
+/// Opens the database in the directory `path`, making it if there is none. When `add` returns, the row is on the disk,
+/// and every search sees it. Threads may share one handle; one process writes at a time.
+///
+/// Parameters
+/// ----------
+/// dim : int
+///     Length of every vector, 1 to 65,535. Must equal the stored one if the database exists.
+/// max_elements : int
+///     A hint of how many rows will come; never a limit.
+/// path : str or os.PathLike
+///     The directory.
+/// space : str
+///     `"cosine"`, `"l2"` or `"ip"`. Must equal the stored one if the database exists.
+/// M : int, optional
+///     Links per row of the search graph, 2 to 256. None keeps the stored value, 16 in a new database.
+/// ef_construction : int, optional
+///     Beam width while the graph is built, 8 to 4,096. None keeps the stored value, 200 in a new database.
+/// ef : int
+///     Beam width of a query, 1 to 65,536: higher finds more of the true neighbours and takes longer.
+/// timeout : float
+///     Seconds to wait while another process has the directory open. 0 raises LockedError at once.
+/// force : bool
+///     Open a directory on a network file system, whose locks and fsync cannot be trusted.
+///
+/// Raises
+/// ------
+/// InvalidError
+///     An argument out of range, another space than stored, a path that is a file or holds foreign files.
+/// DimensionError
+///     The database holds vectors of another dimension.
+/// LockedError
+///     Another process has the directory open; its pid is named.
+/// CorruptionError
+///     A file that holds acknowledged data is damaged; file and offset are named.
+///
+/// Examples
+/// --------
+/// >>> import numpy as np
+/// >>> from nopokedb import NoPokeDB
+/// >>> with NoPokeDB(dim=3, path="colours") as db:
+/// ...     red = db.add([1.0, 0.0, 0.0], {"name": "red"})
+/// ...     ids = db.add_many(np.eye(3, dtype=np.float32)[1:], [{"name": "green"}, {"name": "blue"}])
+/// ...     hits = db.query([0.9, 0.1, 0.0], k=2)
+/// >>> [hit["metadata"]["name"] for hit in hits]
+/// ['red', 'green']
+#[pyclass(frozen, subclass, weakref, module = "nopokedb", name = "NoPokeDB")]
+pub(crate) struct NoPokeDB {
+    /// Set by `__init__`, so that subclasses may call it with arguments of their own choice, as Python classes do.
+    opened: OnceLock<Opened>,
+}
+
+/// An open directory.
+struct Opened {
+    database: Database,
+    collection: Collection,
+    path: String,
+    ef: AtomicUsize,
+}
+
+impl Opened {
+    /// The one place that releases the GIL.
+    fn run<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&Self) -> nopokedb::Result<T> + Send) -> PyResult<T> {
+        py.detach(|| work(self)).map_err(|error| raise(py, error))
+    }
+
+    fn query(&self, k: Option<&Bound<'_, PyAny>>, ef: Option<&Bound<'_, PyAny>>, exact: bool) -> PyResult<Query> {
+        let ef = ef.map(|ef| rows::count("ef", 1, ef)).transpose()?;
+        let mut query = Query { ef: Some(ef.unwrap_or_else(|| self.ef.load(Relaxed))), exact, ..Query::default() };
+        if let Some(k) = k {
+            query.k = rows::count("k", 1, k)?;
+        }
+        Ok(query)
+    }
+}
+
+impl NoPokeDB {
+    fn opened(&self, py: Python<'_>) -> PyResult<&Opened> {
+        let unopened =
+            || Error::new(ErrorKind::Closed, "the database was never opened; call super().__init__(dim, ...) first");
+        self.opened.get().ok_or_else(|| raise(py, unopened()))
+    }
+}
+
+/// One id, given by position or under the name it had in 0.5.1.
+fn one_id<'a, 'py>(
+    method: &str,
+    id: Option<&'a Bound<'py, PyAny>>,
+    vid: Option<&'a Bound<'py, PyAny>>,
+) -> PyResult<&'a Bound<'py, PyAny>> {
+    match (id, vid) {
+        (Some(id), None) | (None, Some(id)) => Ok(id),
+        (None, None) => Err(PyTypeError::new_err(format!("{method}() missing 1 required argument: 'id'"))),
+        (Some(_), Some(_)) => Err(PyTypeError::new_err(format!("{method}() got both 'id' and its old name 'vid'"))),
+    }
+}
+
+fn seconds(py: Python<'_>, value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|_| invalid(py, format!("timeout must be a number of seconds, 0 or more, got {value}")))
+}
+
+#[pymethods]
+impl NoPokeDB {
+    #[new]
+    #[pyo3(
+        signature = (*_args, **_kwargs),
+        text_signature = "(dim, max_elements=10000, path='./data', space='cosine', M=None, ef_construction=None, ef=50, *, \
+                          timeout=0, force=False)"
+    )]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        NoPokeDB { opened: OnceLock::new() }
+    }
+
+    #[pyo3(signature = (dim, max_elements=None, path=None, space=None, M=None, ef_construction=None, ef=None, *, timeout=0.0, force=false))]
+    #[allow(clippy::too_many_arguments, non_snake_case)] // the signature of 0.5.1
+    fn __init__(
+        &self,
+        py: Python<'_>,
+        dim: &Bound<'_, PyAny>,
+        max_elements: Option<&Bound<'_, PyAny>>,
+        path: Option<&Bound<'_, PyAny>>,
+        space: Option<&Bound<'_, PyAny>>,
+        M: Option<&Bound<'_, PyAny>>,
+        ef_construction: Option<&Bound<'_, PyAny>>,
+        ef: Option<&Bound<'_, PyAny>>,
+        timeout: f64,
+        force: bool,
+    ) -> PyResult<()> {
+        let mut options = Options::new(rows::count("dim", 1, dim)?);
+        if let Some(space) = space {
+            let name = space.extract::<String>().unwrap_or_else(|_| space.to_string());
+            options.metric = Metric::from_name(&name).ok_or_else(|| {
+                invalid(py, format!("unknown space {name:?}; the spaces are \"cosine\", \"l2\" and \"ip\""))
+            })?;
+        }
+        if let Some(max_elements) = max_elements {
+            options.max_elements = rows::count("max_elements", 0, max_elements)?;
+        }
+        options.m = M.map(|value| rows::count("M", 2, value)).transpose()?;
+        options.ef_construction = ef_construction.map(|value| rows::count("ef_construction", 8, value)).transpose()?;
+        if let Some(ef) = ef {
+            options.ef = rows::count("ef", 1, ef)?;
+        }
+        options.timeout_ms = u64::try_from(seconds(py, timeout)?.as_millis()).unwrap_or(u64::MAX);
+        options.force_network_fs = force;
+        let path = match path {
+            Some(path) => path
+                .extract::<PathBuf>()
+                .map_err(|cause| caused_by(py, invalid(py, "path must be a str or an os.PathLike"), cause))?,
+            None => PathBuf::from("./data"),
+        };
+        if self.opened.get().is_some() {
+            return Err(invalid(py, "this handle is open already; make another one"));
+        }
+        let ef = AtomicUsize::new(options.ef);
+        let database = py.detach(|| Database::open(&path, options)).map_err(|error| raise(py, error))?;
+        let collection = database.collection();
+        let path = path.to_string_lossy().into_owned();
+        // Of two threads racing here the second one's handle is dropped.
+        let _ = self.opened.set(Opened { database, collection, path, ef });
+        Ok(())
+    }
+
+    /// Add one vector. When this returns, the row is on the disk and every search sees it.
+    ///
+    /// Parameters
+    /// ----------
+    /// vector : array_like of shape (dim,)
+    ///     Real numbers; stored as float32.
+    /// metadata : dict, optional
+    ///     Any JSON object; comes back exactly as given (tuples as lists).
+    /// id : int, optional
+    ///     The id to give it, 0 to 2**63 - 2. None takes the next automatic one.
+    /// document : str, optional
+    ///     The text that the vector stands for.
+    ///
+    /// Returns
+    /// -------
+    /// int
+    ///     The row's id. Automatic ids count from 0 and never come again.
+    ///
+    /// Raises
+    /// ------
+    /// DimensionError, InvalidError, MetadataError, DuplicateIdError, StorageFullError, StorageError, ClosedError
+    ///     Nothing was written then.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="add")
+    /// >>> db.add([1, 0], {"name": "east"})
+    /// 0
+    /// >>> db.add([0, 1], {"name": "north"}, id=90)
+    /// 90
+    /// >>> db.add([1, 0, 0])
+    /// Traceback (most recent call last):
+    ///     ...
+    /// nopokedb.DimensionError: expected a vector of dimension 2, got 3
+    #[pyo3(signature = (vector, metadata=None, *, id=None, document=None))]
+    fn add(
+        &self,
+        py: Python<'_>,
+        vector: &Bound<'_, PyAny>,
+        metadata: Option<&Bound<'_, PyAny>>,
+        id: Option<&Bound<'_, PyAny>>,
+        document: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<u64> {
+        let opened = self.opened(py)?;
+        let vector = vectors::one(vector, opened.collection.dim())?;
+        let row = NewRow {
+            id: id.map(|id| rows::id("id", id)).transpose()?,
+            metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
+            document: document.map(|document| rows::document("document", document)).transpose()?,
+        };
+        opened.run(py, |o| o.collection.add(&vector, row)).map(|id| id.0)
+    }
+
+    /// Add many vectors with one fsync, all or none of them.
+    ///
+    /// A C-contiguous float32 array is read in place while the GIL is released: do not write to it meanwhile.
+    ///
+    /// Parameters
+    /// ----------
+    /// vectors : array_like of shape (n, dim)
+    ///     Real numbers; stored as float32.
+    /// metadatas : iterable of n dicts (or None), optional
+    /// ids : iterable of n ints, optional
+    ///     None takes the next automatic ones.
+    /// documents : iterable of n strs (or None), optional
+    ///
+    /// Returns
+    /// -------
+    /// list of int
+    ///     The ids, in order.
+    ///
+    /// Raises
+    /// ------
+    /// DimensionError, InvalidError, MetadataError, DuplicateIdError, StorageFullError, StorageError, ClosedError
+    ///     Nothing was written then. The message names the row.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=4, path="add_many")
+    /// >>> db.add_many(np.eye(4), [{"axis": i} for i in range(4)])
+    /// [0, 1, 2, 3]
+    /// >>> db.add_many([[1, 2, 3, 4], [5, 6, 7, 8]], ids=[10, 20])
+    /// [10, 20]
+    #[pyo3(signature = (vectors, metadatas=None, *, ids=None, documents=None))]
+    fn add_many(
+        &self,
+        py: Python<'_>,
+        vectors: &Bound<'_, PyAny>,
+        metadatas: Option<&Bound<'_, PyAny>>,
+        ids: Option<&Bound<'_, PyAny>>,
+        documents: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Vec<u64>> {
+        let opened = self.opened(py)?;
+        let vectors = vectors::many(vectors, opened.collection.dim())?;
+        let rows = NewRows {
+            ids: ids.map(rows::ids).transpose()?,
+            metadatas: metadatas.map(rows::metadatas).transpose()?,
+            documents: documents.map(rows::documents).transpose()?,
+        };
+        let vectors = vectors.as_slice();
+        let ids = opened.run(py, |o| o.collection.add_many(vectors, rows))?;
+        Ok(ids.into_iter().map(|id| id.0).collect())
+    }
+
+    /// The k nearest rows, best first: always min(k, rows) of them.
+    ///
+    /// Parameters
+    /// ----------
+    /// vector : array_like of shape (dim,)
+    /// k : int
+    ///     How many hits, at least 1.
+    /// ef : int, optional
+    ///     Beam width of this query instead of the handle's `ef`.
+    /// exact : bool
+    ///     Compare with every row in full precision.
+    ///
+    /// Returns
+    /// -------
+    /// list of dict
+    ///     Each with `id`, `metadata` (a dict, or None if the row has none), `score` (higher is better) and `distance`:
+    ///     cosine 1 - cos, l2 the squared distance, ip 1 - dot; the score is 1 - distance for cosine, else -distance.
+    ///     Distances are computed from the float32 vectors. A zero vector has cosine distance 1 to everything.
+    ///
+    /// Raises
+    /// ------
+    /// EmptyError
+    ///     The database has no rows.
+    /// DimensionError, InvalidError, CorruptionError, ClosedError
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="query", space="l2")
+    /// >>> ids = db.add_many([[0, 0], [3, 4]], [{"name": "origin"}, {"name": "far"}])
+    /// >>> db.query([0, 1], k=1)
+    /// [{'id': 0, 'metadata': {'name': 'origin'}, 'score': -1.0, 'distance': 1.0}]
+    #[pyo3(
+        signature = (vector, k=None, ef=None, *, exact=false),
+        text_signature = "($self, vector, k=5, ef=None, *, exact=False)"
+    )]
+    fn query<'py>(
+        &self,
+        py: Python<'py>,
+        vector: &Bound<'py, PyAny>,
+        k: Option<&Bound<'py, PyAny>>,
+        ef: Option<&Bound<'py, PyAny>>,
+        exact: bool,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let opened = self.opened(py)?;
+        let query = opened.query(k, ef, exact)?;
+        let vector = vectors::one(vector, opened.collection.dim())?;
+        let hits = opened.run(py, |o| o.collection.query(&vector, &query))?;
+        answers::hits(&mut Reader::new(py), py, opened.collection.metric(), &hits)
+    }
+
+    /// `query` for many vectors at once.
+    ///
+    /// Parameters
+    /// ----------
+    /// vectors : array_like of shape (n, dim)
+    /// k, ef, exact
+    ///     As in `query`.
+    ///
+    /// Returns
+    /// -------
+    /// list of n lists of dict
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="query_many")
+    /// >>> ids = db.add_many([[1, 0], [0, 1]])
+    /// >>> [hits[0]["id"] for hits in db.query_many([[0, 2], [2, 0]], k=1)]
+    /// [1, 0]
+    #[pyo3(
+        signature = (vectors, k=None, ef=None, *, exact=false),
+        text_signature = "($self, vectors, k=5, ef=None, *, exact=False)"
+    )]
+    fn query_many<'py>(
+        &self,
+        py: Python<'py>,
+        vectors: &Bound<'py, PyAny>,
+        k: Option<&Bound<'py, PyAny>>,
+        ef: Option<&Bound<'py, PyAny>>,
+        exact: bool,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let opened = self.opened(py)?;
+        let query = opened.query(k, ef, exact)?;
+        let vectors = vectors::many(vectors, opened.collection.dim())?;
+        let vectors = vectors.as_slice();
+        let answered = opened.run(py, |o| o.collection.query_many(vectors, &query))?;
+        let mut reader = Reader::new(py);
+        let lists = PyList::empty(py);
+        for hits in &answered {
+            lists.append(answers::hits(&mut reader, py, opened.collection.metric(), hits)?)?;
+        }
+        Ok(lists)
+    }
+
+    /// The metadata of a row, or None if there is no such row (or it has no metadata; `id in db` tells the two apart).
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="get")
+    /// >>> db.get(db.add([1, 0], {"name": "east", "tags": ["a", None, 1.5]}))
+    /// {'name': 'east', 'tags': ['a', None, 1.5]}
+    /// >>> db.get(99) is None
+    /// True
+    #[pyo3(signature = (id=None, *, vid=None))]
+    fn get<'py>(
+        &self,
+        py: Python<'py>,
+        id: Option<&Bound<'py, PyAny>>,
+        vid: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let opened = self.opened(py)?;
+        let Some(id) = rows::sought(one_id("get", id, vid)?)? else { return Ok(None) };
+        let metadata = opened.run(py, |o| o.collection.metadata(id))?.flatten();
+        Reader::new(py).dict(metadata.as_ref())
+    }
+
+    /// Replace the vector, the metadata or the document of a row, or insert it. What is None stays as it is.
+    ///
+    /// Parameters
+    /// ----------
+    /// id : int
+    ///     `vid=`, its name in 0.5.1, is taken too.
+    /// vector : array_like of shape (dim,), optional
+    ///     Needed if there is no row of that id.
+    /// metadata : dict, optional
+    ///     Replaces the old dict whole.
+    /// document : str, optional
+    ///
+    /// Raises
+    /// ------
+    /// InvalidError
+    ///     No row has that id, and no vector is given.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="upsert")
+    /// >>> db.upsert(7, [1, 0], {"name": "east"})
+    /// >>> db.upsert(7, metadata={"name": "East"})
+    /// >>> db.query([1, 0])[0]["metadata"]
+    /// {'name': 'East'}
+    #[pyo3(signature = (id=None, vector=None, metadata=None, *, document=None, vid=None))]
+    fn upsert(
+        &self,
+        py: Python<'_>,
+        id: Option<&Bound<'_, PyAny>>,
+        vector: Option<&Bound<'_, PyAny>>,
+        metadata: Option<&Bound<'_, PyAny>>,
+        document: Option<&Bound<'_, PyAny>>,
+        vid: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let opened = self.opened(py)?;
+        let id = rows::id("id", one_id("upsert", id, vid)?)?;
+        let change = Change {
+            vector: vector.map(|vector| vectors::one(vector, opened.collection.dim())).transpose()?,
+            metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
+            document: document.map(|document| rows::document("document", document)).transpose()?,
+        };
+        opened.run(py, |o| o.collection.upsert(id, change))
+    }
+
+    /// Delete a row. Its space is reclaimed in the background.
+    ///
+    /// Returns
+    /// -------
+    /// bool
+    ///     False if there is no row of that id.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="delete")
+    /// >>> db.delete(db.add([1, 0])), db.delete(99)
+    /// (True, False)
+    #[pyo3(signature = (id=None, *, vid=None))]
+    fn delete(&self, py: Python<'_>, id: Option<&Bound<'_, PyAny>>, vid: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        let opened = self.opened(py)?;
+        let Some(id) = rows::sought(one_id("delete", id, vid)?)? else { return Ok(false) };
+        opened.run(py, |o| o.collection.delete(id))
+    }
+
+    /// Write the caches, so that the next opening is fast. Nothing needs it: rows are safe when `add` returns.
+    ///
+    /// Examples
+    /// --------
+    /// >>> NoPokeDB(dim=2, path="save").save()
+    fn save(&self, py: Python<'_>) -> PyResult<()> {
+        self.opened(py)?.run(py, |o| o.database.save())
+    }
+
+    /// Write the caches and let the directory go. Closing again does nothing; any other call raises ClosedError.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="close")
+    /// >>> db.close()
+    /// >>> db.add([1, 0])
+    /// Traceback (most recent call last):
+    ///     ...
+    /// nopokedb.ClosedError: the database is closed; open it again
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        match self.opened.get() {
+            Some(opened) => opened.run(py, |o| o.database.close()),
+            None => Ok(()),
+        }
+    }
+
+    /// Wait until the search graph holds every row that is visible now. Searches never need it: rows that are not in the
+    /// graph yet are scanned.
+    ///
+    /// Parameters
+    /// ----------
+    /// timeout : float, optional
+    ///     Seconds; None waits as long as it takes. Ctrl-C ends the waiting.
+    ///
+    /// Returns
+    /// -------
+    /// bool
+    ///     False if the timeout passed first.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="wait_indexed")
+    /// >>> ids = db.add_many(np.random.rand(100, 2))
+    /// >>> db.wait_indexed(timeout=30)
+    /// True
+    #[pyo3(signature = (timeout=None))]
+    fn wait_indexed(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let opened = self.opened(py)?;
+        let end = timeout.map(|timeout| seconds(py, timeout)).transpose()?.and_then(|t| Instant::now().checked_add(t));
+        loop {
+            let left = end.map_or(SIGNAL_CHECK, |end| end.saturating_duration_since(Instant::now()));
+            if opened.run(py, |o| o.database.wait_indexed(Some(left.min(SIGNAL_CHECK))))? {
+                return Ok(true);
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return Ok(false);
+            }
+            py.check_signals()?;
+        }
+    }
+
+    /// Counters of what the database holds and uses: rows, bytes of the log, memory by part.
+    ///
+    /// Returns
+    /// -------
+    /// dict
+    ///     `rows` (live), `graph_rows`, `tail_rows` (scanned, not in the graph yet), `dead_rows`, `segments`, `log_bytes`,
+    ///     `graph_memory`, `codes_memory`, `rows_memory`, `ids_memory` (bytes), `visible_lsn`, `applied_lsn` (writes that
+    ///     searches see, and that SQLite reflects), and `writes_stopped`, `background_error`, `sqlite_error` (a sentence
+    ///     each, or None).
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="stats")
+    /// >>> ids = db.add_many([[1, 0], [0, 1]])
+    /// >>> db.stats()["rows"]
+    /// 2
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.opened(py)?.run(py, |o| o.database.stats())?;
+        answers::stats(py, &stats)
+    }
+
+    /// Length of every vector.
+    #[getter]
+    fn dim(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.opened(py)?.collection.dim())
+    }
+
+    /// How distance is measured: 'cosine', 'l2' or 'ip'.
+    #[getter]
+    fn space(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.opened(py)?.collection.metric().name())
+    }
+
+    /// The directory, as it was given.
+    #[getter]
+    fn path(&self, py: Python<'_>) -> PyResult<&str> {
+        Ok(&self.opened(py)?.path)
+    }
+
+    /// Links per row of the search graph.
+    #[getter]
+    #[pyo3(name = "M")]
+    fn m(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.opened(py)?.collection.m())
+    }
+
+    /// Beam width while the search graph is built.
+    #[getter]
+    fn ef_construction(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.opened(py)?.collection.ef_construction())
+    }
+
+    /// Beam width of the queries of this handle that do not give one. May be set.
+    #[getter]
+    fn ef(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.opened(py)?.ef.load(Relaxed))
+    }
+
+    #[setter]
+    fn set_ef(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let ef = rows::count("ef", 1, value)?;
+        self.opened(py)?.ef.store(ef, Relaxed);
+        Ok(())
+    }
+
+    /// The hint given at opening, or the number of rows where that is larger.
+    #[getter]
+    fn max_elements(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.opened(py)?.collection.max_elements())
+    }
+
+    /// How many rows there are.
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        self.opened(py)?.collection.len().map_err(|error| raise(py, error))
+    }
+
+    /// A handle is true, also to a database without rows: `if db:` asks whether there is one.
+    fn __bool__(&self) -> bool {
+        true
+    }
+
+    /// Whether there is a row of that id.
+    fn __contains__(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let opened = self.opened(py)?;
+        match rows::sought(id) {
+            Ok(Some(id)) => opened.collection.contains(id).map_err(|error| raise(py, error)),
+            // What is no id is in no database.
+            Ok(None) | Err(_) => Ok(false),
+        }
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.close(py)
+    }
+
+    fn __repr__(&self) -> String {
+        let Some(Opened { collection, path, .. }) = self.opened.get() else { return "NoPokeDB(not opened)".into() };
+        let rows = collection.len().map_or_else(|_| "closed".into(), |rows| format!("rows={rows}"));
+        format!("NoPokeDB('{path}', {rows}, dim={}, space='{}')", collection.dim(), collection.metric())
+    }
+}
+
+impl Drop for NoPokeDB {
+    /// A handle that was never closed closes here, which may write files: other threads go on meanwhile.
+    fn drop(&mut self) {
+        if let Some(opened) = self.opened.take() {
+            let mut opened = Some(opened);
+            Python::try_attach(|py| py.detach(|| drop(opened.take())));
+        }
+    }
+}
