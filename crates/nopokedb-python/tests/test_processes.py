@@ -1,0 +1,247 @@
+"""One process writes; others are told who does; and no acknowledged row is lost to a kill."""
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import nopokedb
+from nopokedb import NoPokeDB
+
+HOLDER = """
+    import sys, nopokedb
+    db = nopokedb.NoPokeDB(4, path=sys.argv[1])
+    db.add([1, 2, 3, 4], {"by": "holder"})
+    print("open", flush=True)
+    sys.stdin.readline()
+    db.close()
+"""
+
+
+@pytest.fixture
+def holder(python, path):
+    import subprocess
+
+    child = python(HOLDER, path, stdin=subprocess.PIPE)
+    assert child.stdout.readline() == "open\n", child.stderr.read()
+    return child
+
+
+def test_a_second_process_is_refused_within_100_ms_and_told_who_holds_it(path, holder):
+    took = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        with pytest.raises(nopokedb.LockedError) as raised:
+            NoPokeDB(4, path=path)
+        took.append(time.perf_counter() - begun)
+        assert str(holder.pid) in str(raised.value)
+    assert sorted(took)[2] < 0.1, took
+
+
+def test_a_second_process_waits_for_as_long_as_it_is_told(path, holder):
+    begun = time.perf_counter()
+    with pytest.raises(nopokedb.LockedError):
+        NoPokeDB(4, path=path, timeout=0.4)
+    assert 0.4 <= time.perf_counter() - begun < 2
+    holder.stdin.write("\n")
+    holder.stdin.flush()
+    with NoPokeDB(4, path=path, timeout=20) as db:
+        assert db.get(0) == {"by": "holder"}
+
+
+def test_a_killed_holder_lets_go_and_its_rows_are_there(path, holder):
+    holder.kill()
+    holder.wait()
+    with NoPokeDB(4, path=path, timeout=5) as db:
+        assert db.get(0) == {"by": "holder"}
+        assert db.query([1, 2, 3, 4])[0]["distance"] == pytest.approx(0, abs=1e-6)
+
+
+WRITER = """
+    import sys, numpy as np, nopokedb
+    from writes import apply
+    db = nopokedb.NoPokeDB(8, path=sys.argv[1], space="l2")
+    for step in range(int(sys.argv[2]), 10**9):
+        apply(db, step)
+        # One line per acknowledged step: what the oracle may hold us to.
+        print(step, flush=True)
+"""
+
+WRITES = """
+import numpy as np
+
+def vector(step):
+    return np.random.default_rng(step).normal(size=8).astype(np.float32)
+
+def apply(db, step):
+    '''The step's write, into a database or into a dict that stands for one.'''
+    kind, own = step % 7, step * 10
+    if kind == 5:
+        db.delete((step - 5) * 10)
+    elif kind == 6:
+        db.upsert((step - 5) * 10, vector(step), {"step": step, "changed": True})
+    elif kind == 3:
+        db.add_many([vector(step)] * 5, [{"step": step, "i": i} for i in range(5)], ids=range(own, own + 5))
+    else:
+        db.add(vector(step), {"step": step}, id=own)
+"""
+
+
+class Oracle(dict):
+    """What the rows must be: id -> (vector, metadata)."""
+
+    def add(self, vector, metadata, id):
+        self[id] = (vector, metadata)
+
+    def add_many(self, vectors, metadatas, ids):
+        self.update(zip(ids, zip(vectors, metadatas)))
+
+    def upsert(self, id, vector, metadata):
+        self[id] = (vector, metadata)
+
+    def delete(self, id):
+        self.pop(id, None)
+
+
+def differences(db, oracle):
+    """Where a database is not what the oracle says."""
+    found = [f"row {id} is missing" for id in oracle if id not in db]
+    found += [f"{len(db)} rows instead of {len(oracle)}"] if len(db) != len(oracle) else []
+    for id, (vector, metadata) in oracle.items():
+        if db.get(id) != metadata:
+            found.append(f"metadata of {id} is {db.get(id)} instead of {metadata}")
+    hits = db.query_many([vector for vector, _ in oracle.values()], k=5) if oracle and len(db) else []
+    for id, near in zip(oracle, hits):
+        if not any(hit["id"] == id and hit["distance"] == 0 for hit in near):
+            found.append(f"row {id} is not found by its own vector")
+    return found
+
+
+@pytest.mark.parametrize("kills", [6])
+def test_every_acknowledged_write_survives_sigkill(python, path, tmp_path, kills):
+    (tmp_path / "writes.py").write_text(WRITES)
+    writes = {}
+    exec(WRITES, writes)
+    oracle, step = Oracle(), 0
+    for kill in range(kills):
+        child = python(WRITER, path, step, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+        first = child.stdout.readline()
+        assert first, child.stderr.read()
+        time.sleep(0.05 + 0.06 * kill)
+        child.send_signal(signal.SIGKILL)
+        lines = (first + child.stdout.read()).splitlines(keepends=True)
+        acknowledged = [int(line) for line in lines if line.endswith("\n")]
+        assert child.wait() == -signal.SIGKILL
+        assert acknowledged == list(range(step, step + len(acknowledged)))
+        for step in acknowledged:
+            writes["apply"](oracle, step)
+        step += 1
+        with NoPokeDB(8, path=path, space="l2") as db:
+            wrong = differences(db, oracle)
+            if wrong:
+                # The step in flight when the kill came may be there too, but only whole.
+                writes["apply"](oracle, step)
+                step += 1
+                wrong = differences(db, oracle)
+            assert not wrong, f"after kill {kill} at step {step}: {wrong[:5]}"
+    assert step > 30
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_after_a_fork_the_childs_handle_raises_and_the_parents_works(python, path):
+    child = python(
+        """
+        import os, sys, warnings, nopokedb
+        warnings.simplefilter("ignore", DeprecationWarning)
+        db = nopokedb.NoPokeDB(4, path=sys.argv[1])
+        db.add([1, 2, 3, 4])
+        pid = os.fork()
+        if pid == 0:
+            calls = [lambda: db.add([1, 2, 3, 4]), lambda: db.query([1, 2, 3, 4]), lambda: len(db), lambda: db.get(0), db.close]
+            for call in calls:
+                try:
+                    call()
+                    print("no error", flush=True)
+                except nopokedb.ClosedError as error:
+                    assert "fork" in str(error), error
+            del db
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        db.add([4, 3, 2, 1])
+        print(len(db))
+        db.close()
+        """,
+        path,
+    )
+    out, errors = child.communicate(timeout=60)
+    assert (out, errors) == ("2\n", "")
+    with NoPokeDB(4, path=path) as db:
+        assert len(db) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_may_open_its_own_handle_once_the_parent_has_closed(python, path):
+    child = python(
+        """
+        import os, sys, warnings, nopokedb
+        warnings.simplefilter("ignore", DeprecationWarning)
+        db = nopokedb.NoPokeDB(4, path=sys.argv[1])
+        db.add([1, 2, 3, 4])
+        db.close()
+        pid = os.fork()
+        if pid == 0:
+            with nopokedb.NoPokeDB(4, path=sys.argv[1]) as mine:
+                mine.add([4, 3, 2, 1])
+            sys.exit(0)
+        print(os.waitpid(pid, 0)[1])
+        """,
+        path,
+    )
+    out, errors = child.communicate(timeout=60)
+    assert (out, errors) == ("0\n", "")
+    with NoPokeDB(4, path=path) as db:
+        assert len(db) == 2
+
+
+def test_multiprocessing_workers_started_by_spawn_may_use_the_package(python, path, tmp_path):
+    (tmp_path / "worker.py").write_text("import nopokedb\ndef version(_):\n    return nopokedb.__version__\n")
+    child = python(
+        """
+        import multiprocessing, sys, nopokedb
+        from worker import version
+        if __name__ == "__main__":
+            with nopokedb.NoPokeDB(4, path=sys.argv[1]) as db, multiprocessing.get_context("spawn").Pool(2) as pool:
+                print(set(pool.map(version, range(4))) == {nopokedb.__version__})
+        """,
+        path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    out, errors = child.communicate(timeout=60)
+    assert out == "True\n", errors
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_ends_a_wait(python, path):
+    child = python(
+        """
+        import sys, numpy as np, nopokedb
+        db = nopokedb.NoPokeDB(64, path=sys.argv[1], ef_construction=4096, M=64)
+        db.add_many(np.random.default_rng(0).normal(size=(100_000, 64)).astype(np.float32))
+        print("waiting", flush=True)
+        try:
+            print(db.wait_indexed())
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        import os
+        os._exit(0)
+        """,
+        path,
+    )
+    assert child.stdout.readline() == "waiting\n", child.stderr.read()
+    time.sleep(0.5)
+    child.send_signal(signal.SIGINT)
+    out, errors = child.communicate(timeout=20)
+    assert out == "interrupted\n", errors
