@@ -1,0 +1,93 @@
+# The one list of recipes; .ci/run calls the same ones. `make help` prints what stands after ##.
+# Needs Rust, Python >= 3.9 and a C compiler. Everything else is installed, pinned, into .venv and target/.
+
+PYTHON ?= python3
+CARGO  ?= cargo
+VENV   := .venv
+PY     := $(VENV)/bin/python
+
+DENY_VERSION := 0.20.2
+DENY         := target/tools/bin/cargo-deny
+
+# What a wheel is built from: touching none of these builds nothing.
+RUST_SOURCES   := $(shell find crates -name '*.rs' -o -name '*.sql' -o -name Cargo.toml) Cargo.toml Cargo.lock
+PYTHON_SOURCES := $(shell find crates/nopokedb-python/python -name '*.py*' 2>/dev/null) pyproject.toml
+
+# One set of features for tests, lints and docs, so that each dependency is compiled once per profile.
+ALL := --workspace --all-features --locked
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-rust test-python check fmt-check clippy tidy stubs doc deny crash bench bench-full wheel clean
+
+help: ## Print this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+demo: $(VENV)/.installed ## Build, then index real handwritten digits, query them, kill a writer, and lose nothing
+	$(PY) demo/digits.py $(DEMO_ARGS)
+
+test: test-rust test-python ## Run every Rust and Python test
+
+test-rust:
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  echo "cargo nextest run $(ALL)" && $(CARGO) nextest run $(ALL) && $(CARGO) test $(ALL) --doc; \
+	else \
+	  echo "cargo test $(ALL)" && $(CARGO) test $(ALL); \
+	fi
+
+test-python: $(VENV)/.installed
+	$(PY) -m pytest
+
+check: fmt-check clippy tidy doc stubs deny ## Formatting, lints, style, docs, Python stubs, licences: all without a warning
+
+fmt-check:
+	$(CARGO) fmt --all --check
+
+clippy:
+	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
+
+tidy:
+	$(CARGO) test --locked -p nopokedb --all-features --test tidy -- --quiet
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(ALL) --no-deps
+
+stubs: $(VENV)/.installed
+	$(PY) -m pytest --quiet crates/nopokedb-python/tests/test_stubs.py
+
+# Advisories need a database from the network that no package registry serves; CI and this recipe do without it.
+deny: $(DENY)
+	$(DENY) --offline --locked check --hide-inclusion-graph bans licenses sources
+
+$(DENY): # about two minutes, once
+	$(CARGO) install --locked --debug --config profile.dev.debug=false --root target/tools cargo-deny@$(DENY_VERSION)
+
+crash: ## The long enumeration of crash points (make test runs a short one)
+	NOPOKEDB_CRASH=long $(CARGO) test $(ALL) --release crash -- --nocapture
+
+bench: $(VENV)/.installed ## Measure against peers at 20,000 and 50,000 rows, in minutes; writes docs/BENCHMARKS.md
+	$(PYTHON) bench/run.py --wheel "$$(ls -t target/wheels/nopokedb-*.whl | head -1)" $(BENCH_ARGS)
+
+bench-full: $(VENV)/.installed ## The same up to 1,000,000 rows, in hours
+	$(PYTHON) bench/run.py --full --wheel "$$(ls -t target/wheels/nopokedb-*.whl | head -1)" $(BENCH_ARGS)
+
+wheel: target/wheels/.built ## Build the Python wheel into target/wheels
+
+clean: ## Remove everything that was built or installed
+	rm -rf target $(VENV) bench/.venvs demo_out
+
+# ------------------------------------------------------------------------------------------------ what is built once
+
+$(VENV)/.tools: requirements-dev.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+target/wheels/.built: $(VENV)/.tools $(RUST_SOURCES) $(PYTHON_SOURCES)
+	@mkdir -p target/wheels && rm -f target/wheels/nopokedb-*.whl
+	$(VENV)/bin/maturin build --release --locked --quiet --out target/wheels --interpreter $(PY)
+	@touch $@
+
+$(VENV)/.installed: target/wheels/.built
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall target/wheels/nopokedb-*.whl
+	@touch $@
