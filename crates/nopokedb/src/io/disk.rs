@@ -357,6 +357,7 @@ mod tests {
         let expected: Vec<u8> = [vec![0; 5], parts.concat()].concat();
         assert_eq!(read_file(&Disk, &dir.path().join("f"), 1 << 20).unwrap(), expected);
         assert_eq!(file.len().unwrap(), expected.len() as u64);
+        file.write_all_at(&[b"", b""], 0).unwrap();
         let mut one = [0; 1];
         let past = read_exact_at(&*file, &mut one, expected.len() as u64).unwrap_err();
         assert_eq!(past.kind(), io::ErrorKind::UnexpectedEof);
@@ -447,6 +448,8 @@ mod tests {
         assert_eq!(region.get_f32s(0, 3), None);
         Disk.open(&path, OpenMode::Write).unwrap().write_all_at(&[b"later"], 8).unwrap();
         assert_eq!(region.bytes(8, 5), b"later", "written through another handle");
+        assert_eq!(file.map(4).unwrap().get(4, 1), None, "in the file but not in the mapping");
+        assert_eq!(file.map(0).unwrap().get(0, 1), None);
         assert_eq!(region.get(1 << 20, 1), None);
         assert_eq!(region.get(u64::MAX, 2), None);
         file.set_len(4).unwrap();

@@ -43,7 +43,7 @@ impl Content {
 
     /// Cuts, or extends with zeros.
     pub(super) fn set_len(&mut self, len: usize) {
-        let cut_in_page = len < self.len && len % PAGE != 0;
+        let cut_in_page = len < self.len && !len.is_multiple_of(PAGE);
         self.pages.resize_with(len.div_ceil(PAGE), || Arc::clone(&ZEROS));
         if cut_in_page && let Some(last) = self.pages.last_mut() {
             Page::bytes_mut(last)[len % PAGE..].fill(0);
