@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
 
 use crate::commit::reserve::Reservation;
 use crate::database::Handle;
@@ -75,6 +76,25 @@ impl Collection {
         Collection { handle, core }
     }
 
+    /// Refuses a closed database or a dropped collection.
+    fn check(&self) -> Result<()> {
+        self.handle.check()?;
+        if self.core.dropped.load(SeqCst) {
+            return Err(Error::new(ErrorKind::Closed, format!("collection {:?} was dropped", self.core.name)));
+        }
+        Ok(())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.core.name
+    }
+
+    /// The name of the model that makes its vectors, if it was given.
+    pub fn model(&self) -> Option<&str> {
+        self.core.model.as_deref()
+    }
+
     /// Dimension of every vector.
     pub fn dim(&self) -> usize {
         self.core.dim
@@ -107,7 +127,7 @@ impl Collection {
 
     /// How many rows are live.
     pub fn len(&self) -> Result<usize> {
-        self.handle.check()?;
+        self.check()?;
         Ok(self.core.generation().snapshot.load().live as usize)
     }
 
@@ -118,7 +138,7 @@ impl Collection {
 
     /// Whether `id` is live.
     pub fn contains(&self, id: RecordId) -> Result<bool> {
-        self.handle.check()?;
+        self.check()?;
         Ok(self.core.generation().ids.get(id).is_some())
     }
 
@@ -127,7 +147,7 @@ impl Collection {
     /// # Errors
     /// `Invalid` (dimension, NaN or infinity, an id that exists), `Full`, `Io`, `Closed`; nothing was written then.
     pub fn add(&self, vector: &[f32], row: NewRow) -> Result<RecordId> {
-        self.handle.check()?;
+        self.check()?;
         self.check_vectors(vector, Some(1))?;
         check_document(row.document.as_deref(), 0)?;
         let (id, _held) = match row.id {
@@ -148,7 +168,7 @@ impl Collection {
     /// # Errors
     /// As [`Collection::add`]; messages about one row name it by its position in the batch.
     pub fn add_many(&self, vectors: &[f32], rows: NewRows) -> Result<Vec<RecordId>> {
-        self.handle.check()?;
+        self.check()?;
         let n = self.check_vectors(vectors, None)?;
         check_count("ids", rows.ids.as_ref().map(Vec::len), n)?;
         check_count("metadatas", rows.metadatas.as_ref().map(Vec::len), n)?;
@@ -179,7 +199,7 @@ impl Collection {
     /// # Errors
     /// As [`Collection::add`]; also `Invalid` when `id` does not exist and no vector is given.
     pub fn upsert(&self, id: RecordId, change: Change) -> Result<()> {
-        self.handle.check()?;
+        self.check()?;
         if let Some(vector) = &change.vector {
             self.check_vectors(vector, Some(1))?;
         }
@@ -204,7 +224,7 @@ impl Collection {
 
     /// Deletes a row. `false` if there is none of that id.
     pub fn delete(&self, id: RecordId) -> Result<bool> {
-        self.handle.check()?;
+        self.check()?;
         let _held = self.core.reservations.given(&[id], false);
         if self.core.generation().ids.get(id).is_none() {
             return Ok(false);
@@ -225,13 +245,13 @@ impl Collection {
 
     /// The row of `id`, or `None`.
     pub fn get(&self, id: RecordId) -> Result<Option<Record>> {
-        self.handle.check()?;
+        self.check()?;
         self.read(id)
     }
 
     /// The metadata of `id`: `None` if there is no such row, `Some(None)` if it has none.
     pub fn metadata(&self, id: RecordId) -> Result<Option<Option<Metadata>>> {
-        self.handle.check()?;
+        self.check()?;
         self.core.with_row(id, |row| Ok(row.metadata.map(|text| Metadata::from_trusted(text.into()))))
     }
 
@@ -240,7 +260,7 @@ impl Collection {
     /// # Errors
     /// `Invalid` (dimension, NaN or infinity, `k` of 0), `Empty` when no row is live, `Corruption`, `Closed`.
     pub fn query(&self, vector: &[f32], query: &Query) -> Result<Vec<Hit>> {
-        self.handle.check()?;
+        self.check()?;
         self.check_vectors(vector, Some(1))?;
         query.validate()?;
         self.search(vector, query)
@@ -248,7 +268,7 @@ impl Collection {
 
     /// [`Collection::query`] for many vectors, row-major.
     pub fn query_many(&self, vectors: &[f32], query: &Query) -> Result<Vec<Vec<Hit>>> {
-        self.handle.check()?;
+        self.check()?;
         self.check_vectors(vectors, None)?;
         query.validate()?;
         vectors.chunks_exact(self.dim()).map(|vector| self.search(vector, query)).collect()

@@ -12,7 +12,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::io::disk::Disk;
 use crate::io::vfs::Vfs;
 use crate::meta::MetaLocation;
-use crate::options::Options;
+use crate::options::{CollectionOptions, Options};
 use crate::stats::Stats;
 use crate::types::CollectionId;
 
@@ -91,6 +91,28 @@ impl Database {
     /// The collection every database has.
     pub fn collection(&self) -> Collection {
         Collection::new(self.handle.clone(), self.handle.engine.default_collection())
+    }
+
+    /// The collection called `name`, made with `options` if there is none.
+    ///
+    /// # Errors
+    /// `Invalid` when it exists with another dimension, metric or model, or an option is out of range.
+    pub fn open_collection(&self, name: &str, options: &CollectionOptions) -> Result<Collection> {
+        self.handle.check()?;
+        Ok(Collection::new(self.handle.clone(), self.handle.engine.open_collection(name, options)?))
+    }
+
+    /// Drops a collection with all its rows; `false` if there is none of that name. Handles to it refuse everything from
+    /// then on. The default collection cannot be dropped.
+    pub fn drop_collection(&self, name: &str) -> Result<bool> {
+        self.handle.check()?;
+        self.handle.engine.drop_collection(name)
+    }
+
+    /// The names of all collections, sorted.
+    pub fn collections(&self) -> Result<Vec<String>> {
+        self.handle.check()?;
+        Ok(self.handle.engine.collection_names())
     }
 
     /// The directory.

@@ -22,9 +22,9 @@ use crate::commit::queue::GroupCommit;
 use crate::commit::reserve::Reservations;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::generation::Generation;
-use crate::index::IndexParams;
 use crate::io::lock::{ProcessMark, WriterLock};
 use crate::io::vfs::Vfs;
+use crate::log::CollectionEntry;
 use crate::log::frame::{Batch, RowView};
 use crate::log::writer::Log;
 use crate::meta::Applier;
@@ -68,6 +68,9 @@ pub(crate) struct Parts {
 #[derive(Debug)]
 pub(crate) struct CollectionCore {
     pub(crate) id: CollectionId,
+    pub(crate) name: String,
+    /// What made the vectors, if the caller said so.
+    pub(crate) model: Option<String>,
     pub(crate) dim: usize,
     pub(crate) metric: Metric,
     pub(crate) m: usize,
@@ -76,26 +79,25 @@ pub(crate) struct CollectionCore {
     generation: ArcSwap<Generation>,
     /// The LSN the newest index image on disk reflects.
     pub(crate) image_lsn: Mutex<Lsn>,
+    /// Set once the collection is dropped: its handles refuse everything from then on.
+    pub(crate) dropped: AtomicBool,
 }
 
 impl CollectionCore {
     /// A collection whose rows are those of `generation`.
-    pub(crate) fn new(
-        id: CollectionId,
-        params: &IndexParams,
-        next_id: u64,
-        generation: Generation,
-        image_lsn: Lsn,
-    ) -> Self {
+    pub(crate) fn new(entry: &CollectionEntry, next_id: u64, generation: Generation, image_lsn: Lsn) -> Self {
         CollectionCore {
-            id,
-            dim: params.dim,
-            metric: params.metric,
-            m: params.m,
-            ef_construction: params.ef_construction,
+            id: entry.id,
+            name: entry.name.clone(),
+            model: entry.model.clone(),
+            dim: usize::from(entry.dim),
+            metric: entry.metric,
+            m: entry.m as usize,
+            ef_construction: entry.ef_construction as usize,
             reservations: Reservations::new(next_id),
             generation: ArcSwap::from_pointee(generation),
             image_lsn: Mutex::new(image_lsn),
+            dropped: AtomicBool::new(false),
         }
     }
 
@@ -169,7 +171,25 @@ impl Engine {
 
     /// All collections.
     pub(crate) fn all_collections(&self) -> Vec<Arc<CollectionCore>> {
-        self.collections.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.with_collections(|collections| collections.values().cloned().collect())
+    }
+
+    /// Looks at the table of collections. Nothing else may be locked inside.
+    pub(crate) fn with_collections<R>(
+        &self,
+        look: impl FnOnce(&BTreeMap<CollectionId, Arc<CollectionCore>>) -> R,
+    ) -> R {
+        look(&self.collections.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds a collection to memory. Under the commit lock.
+    pub(crate) fn insert_collection(&self, collection: Arc<CollectionCore>) {
+        self.collections.write().unwrap_or_else(PoisonError::into_inner).insert(collection.id, collection);
+    }
+
+    /// Takes a collection out of memory. Under the commit lock.
+    pub(crate) fn remove_collection(&self, id: CollectionId) {
+        self.collections.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
     }
 
     /// Refuses options that contradict what is stored, naming both.

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod background;
+mod catalog;
 mod checkpoint;
 mod collection;
 mod commit;
@@ -27,7 +28,7 @@ pub use collection::{Change, Collection, MAX_DOCUMENT_BYTES, NewRow, NewRows, Re
 pub use database::Database;
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use metadata::{MAX_DEPTH, MAX_METADATA_BYTES, Metadata};
-pub use options::{MAX_DIM, Options};
+pub use options::{CollectionOptions, MAX_DIM, Options};
 pub use query::request::{Hit, Query};
 pub use stats::Stats;
 pub use types::{CollectionId, Lsn, Metric, RecordId, SegmentNo, Slot};

@@ -75,6 +75,39 @@ impl Options {
     }
 }
 
+/// How a named collection is made. Build one with [`CollectionOptions::new`] and change what you need.
+#[derive(Clone, Debug)]
+pub struct CollectionOptions {
+    /// Dimension of every vector, 1 to [`MAX_DIM`].
+    pub dim: usize,
+    /// Distance.
+    pub metric: Metric,
+    /// Links per node and layer of the graph, 2 to 256; `None` is 16.
+    pub m: Option<usize>,
+    /// Beam width while building, 8 to 4,096; `None` is 200.
+    pub ef_construction: Option<usize>,
+    /// The name of the model that makes the vectors: stored, and compared when the collection is opened with one.
+    pub model: Option<String>,
+}
+
+impl CollectionOptions {
+    /// The defaults for vectors of dimension `dim`: cosine, M 16, ef_construction 200.
+    pub fn new(dim: usize) -> Self {
+        CollectionOptions { dim, metric: Metric::Cosine, m: None, ef_construction: None, model: None }
+    }
+
+    /// Refuses values out of range, naming the limit.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let Self { dim, metric, m, ef_construction, .. } = *self;
+        Options { metric, m, ef_construction, ..Options::new(dim) }.validate()
+    }
+}
+
+/// An option that validation holds far below 2^32.
+pub(crate) fn narrow(option: usize) -> u32 {
+    u32::try_from(option).unwrap_or(u32::MAX)
+}
+
 /// Refuses a `value` outside `[low, high]`.
 pub(crate) fn in_range(name: &str, value: usize, low: usize, high: usize) -> Result<()> {
     if (low..=high).contains(&value) {

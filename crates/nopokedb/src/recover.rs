@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::catalog::DEFAULT_NAME;
 use crate::checkpoint::ImageOf;
 use crate::commit::feed::{self, in_lsn_order};
 use crate::engine::{CollectionCore, Engine, Parts, check_stored};
@@ -28,7 +29,7 @@ use crate::log::RowKind;
 use crate::log::files::create_dir_durably;
 use crate::log::{CollectionEntry, DirState, Log, LogOptions, inspect};
 use crate::meta::{Applier, MetaLocation, MetaStore};
-use crate::options::Options;
+use crate::options::{Options, narrow};
 use crate::types::{CollectionId, Lsn, RecordId};
 use crate::vectors::rows::{GONE, Loc, SegmentTable, SharedSegments};
 
@@ -81,7 +82,7 @@ impl Engine {
         let mut replay = Replay::default();
         replay.read(&segments.load())?;
         let mut collections = BTreeMap::new();
-        for entry in &entries {
+        for entry in entries.iter().filter(|e| !e.is_dropped()) {
             let puts = replay.collections.remove(&entry.id).unwrap_or_default();
             let of = ImageOf { vfs: &*vfs, dir, database: log.db_uuid(), collection: entry.id };
             let core = restore(of, entry, options, &puts, &segments, log.last_lsn())?;
@@ -120,11 +121,6 @@ fn keep_build_parameters(
     Ok(entries)
 }
 
-/// An option that [`Options::validate`] holds far below 2^32.
-fn narrow(option: usize) -> u32 {
-    u32::try_from(option).unwrap_or(u32::MAX)
-}
-
 /// Makes the directory's own name durable before anything in it is acknowledged: whoever made the directory, perhaps a
 /// process that was killed, may not have. A parent that we may not open is its owner's to sync.
 fn sync_parent(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
@@ -140,7 +136,7 @@ fn default_entry(options: &Options) -> CollectionEntry {
     #[allow(clippy::cast_possible_truncation)] // Options::validate: dim <= 65,535, m <= 256, ef_construction <= 4,096
     CollectionEntry {
         id: CollectionId::DEFAULT,
-        name: "default".into(),
+        name: DEFAULT_NAME.into(),
         dim: options.dim as u16,
         metric: options.metric,
         m: narrow(options.m.unwrap_or(16)),
@@ -223,6 +219,15 @@ fn start_applier(location: MetaLocation, log: &Log, segments: &SharedSegments) -
     Ok(applier)
 }
 
+/// What the index of a collection is made of.
+pub(crate) fn index_params(entry: &CollectionEntry, options: &Options) -> IndexParams {
+    let (m, ef_construction) = (entry.m as usize, entry.ef_construction as usize);
+    let mut params = IndexParams::new(usize::from(entry.dim), entry.metric, m, ef_construction);
+    params.seed = SEED;
+    params.graph_from = options.graph_from.unwrap_or(params.graph_from);
+    params
+}
+
 /// Brings one collection back: index image where it fits, everything else from the log.
 fn restore(
     of: ImageOf<'_>,
@@ -232,12 +237,7 @@ fn restore(
     segments: &SharedSegments,
     last: Lsn,
 ) -> Result<CollectionCore> {
-    let (m, ef_construction) = (entry.m as usize, entry.ef_construction as usize);
-    let mut params = IndexParams::new(usize::from(entry.dim), entry.metric, m, ef_construction);
-    params.seed = SEED;
-    if let Some(graph_from) = options.graph_from {
-        params.graph_from = graph_from;
-    }
+    let params = index_params(entry, options);
     let next_id = entry.next_id.max(puts.next_id);
     let image = of.load(&params, last)?;
     let (generation, image_lsn) = match image {
@@ -248,7 +248,7 @@ fn restore(
         }
         None => (puts.fill(&params, segments, last)?, Lsn(0)),
     };
-    Ok(CollectionCore::new(entry.id, &params, next_id, generation, image_lsn))
+    Ok(CollectionCore::new(entry, next_id, generation, image_lsn))
 }
 
 impl Puts {

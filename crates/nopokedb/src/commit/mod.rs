@@ -48,8 +48,9 @@ impl Engine {
         self.publish_segments(log);
         let mut touched: BTreeMap<CollectionId, Arc<Generation>> = BTreeMap::new();
         for p in placed {
-            if !touched.contains_key(&p.collection) {
-                touched.insert(p.collection, self.collection(p.collection)?.generation());
+            // A collection that was dropped while this group queued has no memory to follow: its rows are dead.
+            if let Ok(collection) = self.collection(p.collection) {
+                touched.entry(p.collection).or_insert_with(|| collection.generation());
             }
         }
         for (id, generation) in &touched {

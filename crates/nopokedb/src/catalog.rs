@@ -1,0 +1,139 @@
+//! The collections of a database: named sets of rows, each with its own dimension and metric, in one log.
+//!
+//! Invariants:
+//! 1. A collection's number is given once. The entry of a dropped collection stays in the table, nameless, so that its
+//!    number, and with it its rows in the log, never come to life again.
+//! 2. The table changes under the commit lock and is durable (a new manifest) before memory follows.
+//! 3. Names are the caller's and never part of a path.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use crate::engine::{CollectionCore, Engine};
+use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::generation::Generation;
+use crate::log::CollectionEntry;
+use crate::options::{CollectionOptions, narrow};
+use crate::recover::index_params;
+use crate::types::{CollectionId, Lsn};
+
+/// The name of the collection every database has.
+pub(crate) const DEFAULT_NAME: &str = "default";
+/// The longest name, in bytes.
+const MAX_NAME: usize = 255;
+
+impl CollectionEntry {
+    /// Whether the collection was dropped.
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.name.is_empty()
+    }
+}
+
+impl Engine {
+    /// The collection called `name`; made with `options` if there is none.
+    pub(crate) fn open_collection(&self, name: &str, options: &CollectionOptions) -> Result<Arc<CollectionCore>> {
+        if let Some(collection) = self.find_collection(name) {
+            check_stored(&collection, options)?;
+            return Ok(collection);
+        }
+        if name.is_empty() || name.len() > MAX_NAME {
+            return Err(Error::argument(format!("a collection's name has 1 to {MAX_NAME} bytes, got {}", name.len())));
+        }
+        options.validate()?;
+        self.check_writable()?;
+        let mut log = self.lock_log();
+        // Somebody may have made it while this thread waited for the lock.
+        if let Some(collection) = self.find_collection(name) {
+            drop(log);
+            check_stored(&collection, options)?;
+            return Ok(collection);
+        }
+        let mut entries = self.current_entries(log.collections());
+        let id = CollectionId(entries.iter().map(|e| e.id.0 + 1).max().unwrap_or(0));
+        let entry = CollectionEntry {
+            id,
+            name: name.to_owned(),
+            dim: u16::try_from(options.dim).unwrap_or(u16::MAX),
+            metric: options.metric,
+            m: narrow(options.m.unwrap_or(16)),
+            ef_construction: narrow(options.ef_construction.unwrap_or(200)),
+            next_id: 0,
+            model: options.model.clone(),
+        };
+        entries.push(entry.clone());
+        log.set_collections(&entries)?;
+        let params = index_params(&entry, &self.options);
+        let generation = Generation::new(&params, &self.segments);
+        let core = Arc::new(CollectionCore::new(&entry, 0, generation, Lsn(0)));
+        self.insert_collection(core.clone());
+        Ok(core)
+    }
+
+    /// Drops the collection called `name` with all its rows; `false` if there is none.
+    pub(crate) fn drop_collection(&self, name: &str) -> Result<bool> {
+        if name == DEFAULT_NAME {
+            return Err(Error::argument(
+                "the default collection cannot be dropped; delete its rows, or remove the directory",
+            ));
+        }
+        self.check_writable()?;
+        let mut log = self.lock_log();
+        let Some(collection) = self.find_collection(name) else { return Ok(false) };
+        let mut entries = self.current_entries(log.collections());
+        for entry in entries.iter_mut().filter(|e| e.id == collection.id) {
+            entry.name.clear();
+            entry.model = None;
+        }
+        log.set_collections(&entries)?;
+        collection.dropped.store(true, SeqCst);
+        self.remove_collection(collection.id);
+        drop(log);
+        self.background.wake();
+        Ok(true)
+    }
+
+    /// The names of all collections, sorted.
+    pub(crate) fn collection_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.all_collections().iter().map(|c| c.name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn find_collection(&self, name: &str) -> Option<Arc<CollectionCore>> {
+        self.with_collections(|collections| collections.values().find(|c| c.name == name).cloned())
+    }
+
+    /// The log's table of collections with the ids that were given out since it was written.
+    pub(crate) fn current_entries(&self, entries: &[CollectionEntry]) -> Vec<CollectionEntry> {
+        let mut entries = entries.to_vec();
+        self.with_collections(|collections| {
+            for entry in &mut entries {
+                if let Some(collection) = collections.get(&entry.id) {
+                    entry.next_id = entry.next_id.max(collection.reservations.next_id());
+                }
+            }
+        });
+        entries
+    }
+}
+
+/// Refuses options that contradict what is stored, naming both.
+fn check_stored(stored: &CollectionCore, options: &CollectionOptions) -> Result<()> {
+    let what = format!("collection {:?}", stored.name);
+    if stored.dim != options.dim {
+        let made = stored.model.as_ref().map_or(String::new(), |m| format!(" (made with {m:?})"));
+        let message =
+            format!("{what} holds vectors of dimension {}{made}, but was opened with dim={}", stored.dim, options.dim);
+        return Err(Error::new(ErrorKind::Invalid(Subject::Dimension), message));
+    }
+    if stored.metric != options.metric {
+        let (has, given) = (stored.metric.name(), options.metric.name());
+        return Err(Error::argument(format!("{what} uses space {has:?}, but was opened with {given:?}")));
+    }
+    match (&stored.model, &options.model) {
+        (Some(has), Some(given)) if has != given => {
+            Err(Error::argument(format!("{what} holds vectors of the model {has:?}, but was opened with {given:?}")))
+        }
+        _ => Ok(()),
+    }
+}
