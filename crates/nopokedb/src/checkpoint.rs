@@ -13,8 +13,8 @@ use std::sync::PoisonError;
 use crate::engine::{CollectionCore, Engine};
 use crate::error::{IoContext, Result};
 use crate::index::{Image, ImageStamp, Index, IndexParams};
+use crate::io::atomic::create_dir_durable;
 use crate::io::vfs::Vfs;
-use crate::log::files::create_dir_durably;
 use crate::types::{CollectionId, Lsn, Slot};
 
 /// Fewer slots than this are read from the log as fast as from an image.
@@ -85,7 +85,7 @@ impl ImageOf<'_> {
         if lsns.len() < MIN_SLOTS || *written == lsn {
             return Ok(());
         }
-        create_dir_durably(self.vfs, &self.folder())?;
+        create_dir_durable(self.vfs, &self.folder())?;
         generation.index.write_image(self.vfs, &self.path(lsn), self.stamp(lsn), &lsns)?;
         *written = lsn;
         self.found()?.into_iter().filter(|&other| other != lsn).try_for_each(|other| self.remove(other))

@@ -23,10 +23,10 @@ use crate::engine::{CollectionCore, Engine, Parts, check_stored};
 use crate::error::{Error, IoContext, Result};
 use crate::generation::{Apply, Generation};
 use crate::index::{Image, IndexParams};
+use crate::io::atomic::create_dir_durable;
 use crate::io::lock;
 use crate::io::vfs::{EntryKind, Vfs};
 use crate::log::RowKind;
-use crate::log::files::create_dir_durably;
 use crate::log::{CollectionEntry, DirState, Log, LogOptions, inspect};
 use crate::meta::{Applier, MetaLocation, MetaStore};
 use crate::options::{Options, narrow};
@@ -40,7 +40,7 @@ const SEED: u64 = 0x6E6F_706F_6B65;
 pub(crate) fn prepare_directory(vfs: &dyn Vfs, path: &Path, options: &Options) -> Result<()> {
     match vfs.kind(path).context("look at", path)? {
         Some(EntryKind::Dir) => {}
-        None => create_dir_durably(vfs, path)?,
+        None => create_dir_durable(vfs, path)?,
         Some(_) => return Err(Error::path(path, "is a file; give a directory (it is made if it does not exist)")),
     }
     lock::refuse_network_fs(vfs, path, options.force_network_fs)?;

@@ -81,21 +81,30 @@ pub(crate) fn remove_leftovers(vfs: &dyn Vfs, dir: &Path) {
     }
 }
 
-/// Makes `dir` and whatever parents are missing, so that they are there after a loss of power.
+/// Makes `dir` and its parents, and their names durable. The name of a `dir` that exists already is made durable too: the
+/// one who made it may have been us, killed before we came to it.
 pub(crate) fn create_dir_durable(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    let mut missing: Vec<&Path> = Vec::new();
-    let mut at = dir;
-    while !at.as_os_str().is_empty() && vfs.kind(at).context("look at", at)?.is_none() {
-        missing.push(at);
-        at = at.parent().unwrap_or(Path::new(""));
+    let mut unsure = vec![dir];
+    let mut made = true;
+    while let Some(path) = unsure.last().copied() {
+        made = vfs.kind(path).context("look at", path)?.is_none();
+        if !made {
+            break;
+        }
+        match path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            Some(parent) => unsure.push(parent),
+            None => break,
+        }
     }
     vfs.create_dir_all(dir).context("create the directory", dir)?;
-    for made in missing.iter().rev() {
-        let parent = match made.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        vfs.sync_dir(parent).context("sync the directory", parent)?;
+    let top = unsure.len() - 1;
+    for (i, path) in unsure.into_iter().enumerate() {
+        let parent = path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
+        match parent.map_or(Ok(()), |p| vfs.sync_dir(p)) {
+            // An existing directory may well be in one that we may not even list; then we did not make it.
+            Err(e) if i == top && !made && e.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other.context("sync the directory above", path)?,
+        }
     }
     Ok(())
 }

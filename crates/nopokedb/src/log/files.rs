@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::format::{HeaderFault, PAGE_SIZE, SegmentHeader};
 use super::manifest::newer;
 use crate::error::{Error, IoContext, Result};
-use crate::io::vfs::{OpenMode, Vfs, VfsFile};
+use crate::io::atomic;
+use crate::io::vfs::{OpenMode, Vfs, VfsFile, read_exact_at};
 use crate::types::SegmentNo;
 
 /// Segments have 24 bits of number, because a row's location packs it beside a 40-bit offset.
@@ -33,13 +34,6 @@ pub(super) fn segment_no_in(name: &str) -> Option<SegmentNo> {
     let digits = name.strip_suffix(".seg").filter(|d| d.len() == 8)?;
     let no = u32::from_str_radix(digits, 16).ok().filter(|no| (1..=MAX_SEGMENT_NO).contains(no))?;
     (format!("{no:08x}") == digits).then_some(SegmentNo(no))
-}
-
-/// A path beside `path` for a file that is not complete yet.
-pub(super) fn temporary(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    PathBuf::from(name)
 }
 
 /// Makes a segment file with nothing but its header, synced; its name is durable after the next `sync_dir`.
@@ -68,25 +62,20 @@ pub(super) fn read_header(file: &dyn VfsFile, path: &Path) -> Result<SegmentHead
 /// Puts a fresh file in the place of `path`: the first `len` bytes of `file`, then `more`. Durable when this returns.
 /// What was read into the page cache before may never have reached the disk; what is in the new file has.
 pub(super) fn rewrite(vfs: &dyn Vfs, path: &Path, file: &dyn VfsFile, len: u64, more: &[u8]) -> Result<()> {
-    let to = temporary(path);
-    remove_if_there(vfs, &to)?;
-    let copy = vfs.open(&to, OpenMode::CreateNew).context("create", &to)?;
-    let mut buf = vec![0; COPY];
-    let mut at = 0;
-    while at < len {
-        let want = usize::try_from(len - at).unwrap_or(COPY).min(COPY);
-        let n = file.read_at(&mut buf[..want], at).context("read", path)?;
-        if n == 0 {
-            return Err(Error::corruption(path, at, "the file became shorter while it was copied"));
-        }
-        copy.write_all_at(&[&buf[..n]], at).context("write", &to)?;
-        at += n as u64;
-    }
-    copy.write_all_at(&[more], len).context("write", &to)?;
-    copy.sync_all().context("sync", &to)?;
-    vfs.rename(&to, path).context("rename", &to)?;
     let dir = path.parent().unwrap_or(Path::new("."));
-    vfs.sync_dir(dir).context("sync the directory", dir)
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    atomic::replace(vfs, dir, &name, |copy| {
+        let mut buf = vec![0; COPY];
+        let mut at = 0;
+        while at < len {
+            let want = usize::try_from(len - at).unwrap_or(COPY).min(COPY);
+            read_exact_at(file, &mut buf[..want], at)?;
+            copy.write_all_at(&[&buf[..want]], at)?;
+            at += want as u64;
+        }
+        copy.write_all_at(&[more], len)
+    })?;
+    Ok(())
 }
 
 /// Removes a file that may be missing.
@@ -95,34 +84,6 @@ pub(super) fn remove_if_there(vfs: &dyn Vfs, path: &Path) -> Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
         _ => Ok(()),
     }
-}
-
-/// Makes `dir` and its parents, and their names durable. The name of a `dir` that exists already is made durable too: the
-/// one who made it may have been us, killed before we came to it.
-pub(crate) fn create_dir_durably(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    let mut unsure = vec![dir];
-    let mut made = true;
-    while let Some(path) = unsure.last().copied() {
-        made = vfs.kind(path).context("look at", path)?.is_none();
-        if !made {
-            break;
-        }
-        match path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            Some(parent) => unsure.push(parent),
-            None => break,
-        }
-    }
-    vfs.create_dir_all(dir).context("create the directory", dir)?;
-    let top = unsure.len() - 1;
-    for (i, path) in unsure.into_iter().enumerate() {
-        let parent = path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
-        match parent.map_or(Ok(()), |p| vfs.sync_dir(p)) {
-            // An existing directory may well be in one that we may not even list; then we did not make it.
-            Err(e) if i == top && !made && e.kind() == io::ErrorKind::PermissionDenied => {}
-            other => other.context("sync the directory above", path)?,
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -290,6 +290,16 @@ impl FrameBuilder {
         (self.rows, self.vectors, self.lsn_span) = (0, 0, 0);
     }
 
+    /// The collection of its rows.
+    pub(crate) fn collection(&self) -> CollectionId {
+        self.collection
+    }
+
+    /// The dimension of its rows.
+    pub(crate) fn dim(&self) -> u16 {
+        self.dim
+    }
+
     /// Rows of the frame being built.
     pub(crate) fn rows(&self) -> u32 {
         self.rows

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use super::format::{DbUuid, FORMAT, MIN_READER, SegmentKind, hash128, take, u16_at, u32_at, u64_at};
 use super::segment::FooterRef;
 use crate::error::{Error, IoContext, Result};
-use crate::io::vfs::{EntryKind, OpenMode, Vfs, read_file};
+use crate::io::atomic::{WriteFailed, write_atomic};
+use crate::io::vfs::{EntryKind, Vfs, read_file};
 use crate::types::{CollectionId, Lsn, Metric, SegmentNo};
 
 const MAGIC: [u8; 8] = *b"NPKDBMAN";
@@ -287,16 +288,6 @@ pub(super) fn newer(path: &Path, format: u16, min_reader: u16) -> Error {
 }
 
 /// Writes `manifest` under its number: complete or not there, and durable when this returns.
-pub(super) fn store(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest) -> Result<()> {
-    let path = path_of(dir, manifest.number);
-    let temporary = dir.join(format!("{PREFIX}{}.tmp", manifest.number));
-    match vfs.remove_file(&temporary) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &temporary, e)),
-        _ => {}
-    }
-    let file = vfs.open(&temporary, OpenMode::CreateNew).context("create", &temporary)?;
-    file.write_all_at(&[&manifest.encode()], 0).context("write", &temporary)?;
-    file.sync_all().context("sync", &temporary)?;
-    vfs.rename(&temporary, &path).context("rename", &temporary)?;
-    vfs.sync_dir(dir).context("sync the directory", dir)
+pub(super) fn store(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest) -> Result<(), WriteFailed> {
+    write_atomic(vfs, dir, &format!("{PREFIX}{}", manifest.number), &manifest.encode())
 }

@@ -9,9 +9,11 @@
 //! | [`segment`] | a segment as readers see it |
 //! | [`writer`] | [`Log`]: append, roll, watermark, clean close |
 //! | [`manifest`], [`publish`] | which segments make up the log, and how that changes |
+//! | [`compact`] | the live rows of several segments into one |
 //! | [`scan`], [`recover`] | opening: what counts, what a crash left behind, what is damage |
 //! | [`files`] | names; making and replacing a file |
 
+pub(crate) mod compact;
 pub(crate) mod directory;
 pub(crate) mod files;
 pub(crate) mod footer;
@@ -24,6 +26,7 @@ pub(crate) mod scan;
 pub(crate) mod segment;
 pub(crate) mod writer;
 
+pub(crate) use compact::{Compacted, Compaction, Move, compact};
 pub(crate) use format::SegmentKind;
 pub(crate) use frame::{Batch, FrameBuilder, FrameView, NewRowRef, RowKind, RowView};
 pub(crate) use manifest::CollectionEntry;

@@ -97,11 +97,7 @@ impl Log {
         dead_rows: &dyn Fn(SegmentNo) -> u64,
     ) -> Result<()> {
         self.check_alive()?;
-        let start = self.sealed.iter().position(|s| Some(&s.no()) == old.first());
-        let range = start.map(|s| s..s + old.len()).filter(|r| {
-            r.end <= self.sealed.len() && self.sealed[r.clone()].iter().map(|s| s.no()).eq(old.iter().copied())
-        });
-        let range = range.ok_or_else(|| Error::argument("the segments to replace are not adjacent sealed ones"))?;
+        let range = self.adjacent(old)?;
         let (sealed_before, collections_before) = (self.sealed.clone(), self.collections.clone());
         let compacted_before = self.last_compaction_ms;
         let removed: Vec<_> = self.sealed.splice(range, new).collect();
@@ -117,7 +113,10 @@ impl Log {
             // A file that cannot be removed now is not listed, so the next opening removes it.
             let _ = remove_if_there(&*self.vfs, segment.path());
         }
-        let _ = self.vfs.sync_dir(&log_dir(&self.dir));
+        if let Err(e) = self.vfs.sync_dir(&log_dir(&self.dir)) {
+            // The replacement stands, but no new name in this directory can be relied upon any more.
+            self.poison(format!("could not sync the directory {}: {e}", log_dir(&self.dir).display()));
+        }
         Ok(())
     }
 
@@ -131,7 +130,13 @@ impl Log {
         for _ in 0..copies {
             // A number is used once, even if writing it fails: the file may be there all the same.
             self.manifest_number += 1;
-            manifest::store(&*self.vfs, &self.dir, &self.manifest(dead_rows))?;
+            let stored = manifest::store(&*self.vfs, &self.dir, &self.manifest(dead_rows));
+            match stored {
+                Ok(()) => {}
+                // After a failed sync of the directory no name in it can be relied upon any more, a new segment's included.
+                Err(failed) if failed.unsure => return Err(self.poison(failed.error.message().to_owned())),
+                Err(failed) => return Err(failed.error),
+            }
         }
         for number in manifest::numbers(&*self.vfs, &self.dir)?.into_iter().skip(2) {
             // An old manifest that stays is never the highest.

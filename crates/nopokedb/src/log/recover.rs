@@ -321,6 +321,7 @@ fn settle(vfs: Arc<dyn Vfs>, dir: &Path, options: LogOptions, survey: Survey) ->
         collections: manifest.collections,
         last_compaction_ms: manifest.last_compaction_ms,
         poison: None,
+        directory_failed: Arc::default(),
     };
     if fell_back {
         log.publish_manifest(2)?;

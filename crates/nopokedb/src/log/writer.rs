@@ -17,9 +17,10 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::files::{MAX_SEGMENT_NO, create_dir_durably, create_segment, log_dir, segment_path};
+use super::files::{MAX_SEGMENT_NO, create_segment, log_dir, segment_path};
 use super::format::{
     Chain, DbUuid, FLAG_GROUP_END, FLAG_MORE, FRAME_HEADER_LEN, FRAME_HEADER_SIZE, FrameHeader, FrameKind, PAGE,
     SEGMENT_HEADER_LEN, Salt, SegmentHeader, SegmentKind, align_up, hash128,
@@ -28,6 +29,7 @@ use super::frame::{Batch, EncodedFrame, FrameMeta, FrameView};
 use super::manifest::CollectionEntry;
 use super::segment::Segment;
 use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::io::atomic::create_dir_durable;
 use crate::io::vfs::Vfs;
 use crate::types::{CollectionId, Lsn, SegmentNo};
 
@@ -140,6 +142,8 @@ pub(crate) struct Log {
     pub(super) collections: Vec<CollectionEntry>,
     pub(super) last_compaction_ms: i64,
     pub(super) poison: Option<String>,
+    /// A compaction could not sync the directory: names in it cannot be relied upon any more.
+    pub(super) directory_failed: Arc<AtomicBool>,
 }
 
 impl Log {
@@ -150,9 +154,9 @@ impl Log {
         options: LogOptions,
         collections: &[CollectionEntry],
     ) -> Result<Log> {
-        create_dir_durably(&*vfs, dir)?;
+        create_dir_durable(&*vfs, dir)?;
         super::recover::remove_unfinished_creation(&*vfs, dir)?;
-        create_dir_durably(&*vfs, &log_dir(dir))?;
+        create_dir_durable(&*vfs, &log_dir(dir))?;
         let db_uuid = random16(&options, 0);
         let header = SegmentHeader {
             kind: SegmentKind::Raw,
@@ -185,6 +189,7 @@ impl Log {
             collections: collections.to_vec(),
             last_compaction_ms: 0,
             poison: None,
+            directory_failed: Arc::default(),
         };
         log.publish_manifest(2)?;
         Ok(log)
@@ -463,6 +468,12 @@ impl Log {
         Ok(())
     }
 
+    /// Seals the active segment now if it has rows, so that a compaction can reach them.
+    pub(crate) fn seal_active(&mut self) -> Result<()> {
+        self.check_alive()?;
+        if self.active.rows() > 0 { self.roll(0) } else { Ok(()) }
+    }
+
     /// A segment number that was never used.
     pub(crate) fn allocate_segment(&mut self) -> Result<SegmentNo> {
         if self.next_segment > MAX_SEGMENT_NO {
@@ -475,7 +486,8 @@ impl Log {
     }
 
     pub(super) fn check_alive(&self) -> Result<()> {
-        match &self.poison {
+        let failed = self.directory_failed.load(Ordering::Acquire).then_some("the log's directory could not be synced");
+        match self.poison.as_deref().or(failed) {
             None => Ok(()),
             Some(why) => Err(Error::new(
                 ErrorKind::Closed,
@@ -486,7 +498,10 @@ impl Log {
 
     /// Invariant 4.
     fn poison_by(&mut self, action: &str, e: &io::Error) -> Error {
-        let why = format!("could not {action} {}: {e}", self.active.path().display());
+        self.poison(format!("could not {action} {}: {e}", self.active.path().display()))
+    }
+
+    pub(super) fn poison(&mut self, why: String) -> Error {
         let message = format!(
             "{why}. Whether this write is durable is unknown: it may or may not be there when the database is opened \
              again. Until then no write is accepted; reads go on"
@@ -520,7 +535,7 @@ fn pieces<'a>(group: &'a Group<'_>, ahead: u64) -> Vec<&'a [u8]> {
 }
 
 /// Sixteen bytes that no other call with another `what` gives.
-fn random16(options: &LogOptions, what: u64) -> Salt {
+pub(super) fn random16(options: &LogOptions, what: u64) -> Salt {
     let mut input = options.seed.to_le_bytes().to_vec();
     input.extend_from_slice(&what.to_le_bytes());
     input.extend_from_slice(&(options.now_ms)().to_le_bytes());

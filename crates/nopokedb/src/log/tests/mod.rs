@@ -1,5 +1,6 @@
 //! Promises of the log as a whole. Those of one file's code are in that file.
 
+mod compaction;
 mod crash;
 mod lifecycle;
 
