@@ -508,6 +508,34 @@ fn the_fault_sweep_passes_a_correct_append_and_catches_a_retried_sync() {
 }
 
 #[test]
+fn threads_may_share_the_disk_and_the_history() {
+    let workload = |disk: &SimDisk, history: &crash::History<u8>| {
+        disk.create_dir_all(p("/d")).and_then(|()| disk.sync_dir(p("/"))).unwrap();
+        std::thread::scope(|scope| {
+            for i in 0..3u8 {
+                scope.spawn(move || {
+                    let write = || {
+                        let file = disk.open(&PathBuf::from(format!("/d/{i}")), OpenMode::CreateNew)?;
+                        file.write_all_at(&[&[i; 9]], 0)?;
+                        file.sync_data()?;
+                        disk.sync_dir(p("/d"))
+                    };
+                    history.attempt(i, write).unwrap();
+                });
+            }
+        });
+    };
+    let recover = |disk: &SimDisk| -> Vec<Option<Vec<u8>>> {
+        (0..3).map(|i| disk.peek(&PathBuf::from(format!("/d/{i}")))).collect()
+    };
+    let plan = Enumeration { second_every: 0, ..Enumeration::quick() };
+    let report = plan.run(workload, recover, |found, seen: &crash::Seen<'_, u8>| {
+        assert!(seen.acked().all(|i| found[usize::from(*i)] == Some(vec![*i; 9])), "{found:?}");
+    });
+    assert_eq!(report.points, 15, "{report:?}");
+}
+
+#[test]
 fn refused_attempts_must_not_reappear() {
     let disk = SimDisk::new();
     let history = crash::History::new(&disk);
