@@ -1,28 +1,23 @@
 //! The class `NoPokeDB`.
 //!
 //! Invariants:
-//! 1. Every call that may block runs in [`Opened::run`], which releases the GIL around it; nothing there touches Python.
+//! 1. Every call that may block runs in [`Opened::run`], which releases the GIL around it.
 //! 2. The class is frozen: all state is in the engine's handle, which any thread may use, and in one atomic.
 //!
 //! Arguments are taken as `PyAny`, so that a wrong one raises this package's errors and not PyO3's; the signatures that
 //! `help()` shows are therefore written out.
 
-use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering::Relaxed;
 
-use nopokedb::{Change, Collection, Database, Error, ErrorKind, Metric, NewRow, NewRows, Options, Query};
-use pyo3::exceptions::PyTypeError;
+use nopokedb::{Change, Error, ErrorKind, NewRow, NewRows, Query};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::errors::{caused_by, invalid, raise};
+use crate::errors::{invalid, raise};
 use crate::json::{self, Reader};
+use crate::opened::{Given, Opened};
 use crate::{answers, rows, vectors};
-
-/// How often a waiting call looks whether Ctrl-C was pressed.
-const SIGNAL_CHECK: Duration = Duration::from_millis(50);
 
 /// An embedded vector database in one directory: no server, no configuration, no upkeep.
 ///
@@ -77,54 +72,12 @@ pub(crate) struct NoPokeDB {
     opened: OnceLock<Opened>,
 }
 
-/// An open directory.
-struct Opened {
-    database: Database,
-    collection: Collection,
-    path: String,
-    ef: AtomicUsize,
-}
-
-impl Opened {
-    /// The one place that releases the GIL.
-    fn run<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&Self) -> nopokedb::Result<T> + Send) -> PyResult<T> {
-        py.detach(|| work(self)).map_err(|error| raise(py, error))
-    }
-
-    fn query(&self, k: Option<&Bound<'_, PyAny>>, ef: Option<&Bound<'_, PyAny>>, exact: bool) -> PyResult<Query> {
-        let ef = ef.map(|ef| rows::count("ef", 1, ef)).transpose()?;
-        let mut query = Query { ef: Some(ef.unwrap_or_else(|| self.ef.load(Relaxed))), exact, ..Query::default() };
-        if let Some(k) = k {
-            query.k = rows::count("k", 1, k)?;
-        }
-        Ok(query)
-    }
-}
-
 impl NoPokeDB {
     fn opened(&self, py: Python<'_>) -> PyResult<&Opened> {
         let unopened =
             || Error::new(ErrorKind::Closed, "the database was never opened; call super().__init__(dim, ...) first");
         self.opened.get().ok_or_else(|| raise(py, unopened()))
     }
-}
-
-/// One id, given by position or under the name it had in 0.5.1.
-fn one_id<'a, 'py>(
-    method: &str,
-    id: Option<&'a Bound<'py, PyAny>>,
-    vid: Option<&'a Bound<'py, PyAny>>,
-) -> PyResult<&'a Bound<'py, PyAny>> {
-    match (id, vid) {
-        (Some(id), None) | (None, Some(id)) => Ok(id),
-        (None, None) => Err(PyTypeError::new_err(format!("{method}() missing 1 required argument: 'id'"))),
-        (Some(_), Some(_)) => Err(PyTypeError::new_err(format!("{method}() got both 'id' and its old name 'vid'"))),
-    }
-}
-
-fn seconds(py: Python<'_>, value: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(value)
-        .map_err(|_| invalid(py, format!("timeout must be a number of seconds, 0 or more, got {value}")))
 }
 
 #[pymethods]
@@ -154,38 +107,13 @@ impl NoPokeDB {
         timeout: f64,
         force: bool,
     ) -> PyResult<()> {
-        let mut options = Options::new(rows::count("dim", 1, dim)?);
-        if let Some(space) = space {
-            let name = space.extract::<String>().unwrap_or_else(|_| space.to_string());
-            options.metric = Metric::from_name(&name).ok_or_else(|| {
-                invalid(py, format!("unknown space {name:?}; the spaces are \"cosine\", \"l2\" and \"ip\""))
-            })?;
-        }
-        if let Some(max_elements) = max_elements {
-            options.max_elements = rows::count("max_elements", 0, max_elements)?;
-        }
-        options.m = M.map(|value| rows::count("M", 2, value)).transpose()?;
-        options.ef_construction = ef_construction.map(|value| rows::count("ef_construction", 8, value)).transpose()?;
-        if let Some(ef) = ef {
-            options.ef = rows::count("ef", 1, ef)?;
-        }
-        options.timeout_ms = u64::try_from(seconds(py, timeout)?.as_millis()).unwrap_or(u64::MAX);
-        options.force_network_fs = force;
-        let path = match path {
-            Some(path) => path
-                .extract::<PathBuf>()
-                .map_err(|cause| caused_by(py, invalid(py, "path must be a str or an os.PathLike"), cause))?,
-            None => PathBuf::from("./data"),
-        };
         if self.opened.get().is_some() {
             return Err(invalid(py, "this handle is open already; make another one"));
         }
-        let ef = AtomicUsize::new(options.ef);
-        let database = py.detach(|| Database::open(&path, options)).map_err(|error| raise(py, error))?;
-        let collection = database.collection();
-        let path = path.to_string_lossy().into_owned();
+        let given = Given { dim, max_elements, path, space, m: M, ef_construction, ef, timeout, force };
+        let opened = Opened::open(py, &given)?;
         // Of two threads racing here the second one's handle is dropped.
-        let _ = self.opened.set(Opened { database, collection, path, ef });
+        let _ = self.opened.set(opened);
         Ok(())
     }
 
@@ -403,7 +331,7 @@ impl NoPokeDB {
         vid: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let opened = self.opened(py)?;
-        let Some(id) = rows::sought(one_id("get", id, vid)?)? else { return Ok(None) };
+        let Some(id) = rows::sought(rows::one_id("get", id, vid)?)? else { return Ok(None) };
         let metadata = opened.run(py, |o| o.collection.metadata(id))?.flatten();
         Reader::new(py).dict(metadata.as_ref())
     }
@@ -443,7 +371,7 @@ impl NoPokeDB {
         vid: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let opened = self.opened(py)?;
-        let id = rows::id("id", one_id("upsert", id, vid)?)?;
+        let id = rows::id("id", rows::one_id("upsert", id, vid)?)?;
         let change = Change {
             vector: vector.map(|vector| vectors::one(vector, opened.collection.dim())).transpose()?,
             metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
@@ -467,7 +395,7 @@ impl NoPokeDB {
     #[pyo3(signature = (id=None, *, vid=None))]
     fn delete(&self, py: Python<'_>, id: Option<&Bound<'_, PyAny>>, vid: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let opened = self.opened(py)?;
-        let Some(id) = rows::sought(one_id("delete", id, vid)?)? else { return Ok(false) };
+        let Some(id) = rows::sought(rows::one_id("delete", id, vid)?)? else { return Ok(false) };
         opened.run(py, |o| o.collection.delete(id))
     }
 
@@ -518,18 +446,8 @@ impl NoPokeDB {
     /// True
     #[pyo3(signature = (timeout=None))]
     fn wait_indexed(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let opened = self.opened(py)?;
-        let end = timeout.map(|timeout| seconds(py, timeout)).transpose()?.and_then(|t| Instant::now().checked_add(t));
-        loop {
-            let left = end.map_or(SIGNAL_CHECK, |end| end.saturating_duration_since(Instant::now()));
-            if opened.run(py, |o| o.database.wait_indexed(Some(left.min(SIGNAL_CHECK))))? {
-                return Ok(true);
-            }
-            if end.is_some_and(|end| Instant::now() >= end) {
-                return Ok(false);
-            }
-            py.check_signals()?;
-        }
+        let timeout = timeout.map(|timeout| rows::seconds(py, timeout)).transpose()?;
+        self.opened(py)?.wait_indexed(py, timeout)
     }
 
     /// Counters of what the database holds and uses: rows, bytes of the log, memory by part.
@@ -593,6 +511,7 @@ impl NoPokeDB {
     #[setter]
     fn set_ef(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let ef = rows::count("ef", 1, value)?;
+        Query { ef: Some(ef), ..Query::default() }.validate().map_err(|error| raise(py, error))?;
         self.opened(py)?.ef.store(ef, Relaxed);
         Ok(())
     }

@@ -2,10 +2,11 @@
 //!
 //! | file | what it translates |
 //! |---|---|
-//! | `database.rs` | the class `NoPokeDB`: its methods, their docstrings, the one place that releases the GIL |
+//! | `database.rs` | the class `NoPokeDB`: its methods and their docstrings |
+//! | `opened.rs` | opening a directory; the one place that releases the GIL |
 //! | `errors.rs` | error kinds to exceptions, in one table |
 //! | `vectors.rs` | arrays and lists to rows of float32 |
-//! | `rows.rs` | ids, counts, documents, lists of metadata |
+//! | `rows.rs` | ids, counts, seconds, documents, lists of metadata |
 //! | `json/` | dicts to metadata and back |
 //! | `answers.rs` | hits and counters to dicts |
 //!
@@ -15,6 +16,7 @@ mod answers;
 mod database;
 mod errors;
 mod json;
+mod opened;
 mod rows;
 mod vectors;
 

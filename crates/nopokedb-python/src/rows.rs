@@ -1,6 +1,9 @@
-//! The other arguments: ids, counts, documents, lists of metadata.
+//! The other arguments: ids, counts, seconds, documents, lists of metadata.
+
+use std::time::Duration;
 
 use nopokedb::{Metadata, RecordId};
+use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyString};
@@ -32,6 +35,25 @@ pub(crate) fn id(name: &str, value: &Bound<'_, PyAny>) -> PyResult<RecordId> {
     let refused =
         || invalid(value.py(), format!("{name} must be an integer from 0 to 2**63 - 2, got {}", shown(value)));
     integer(value).flatten().and_then(|id| u64::try_from(id).ok()).map(RecordId).ok_or_else(refused)
+}
+
+/// One id, given by position or under the name it had in 0.5.1.
+pub(crate) fn one_id<'a, 'py>(
+    method: &str,
+    id: Option<&'a Bound<'py, PyAny>>,
+    vid: Option<&'a Bound<'py, PyAny>>,
+) -> PyResult<&'a Bound<'py, PyAny>> {
+    match (id, vid) {
+        (Some(id), None) | (None, Some(id)) => Ok(id),
+        (None, None) => Err(PyTypeError::new_err(format!("{method}() missing 1 required argument: 'id'"))),
+        (Some(_), Some(_)) => Err(PyTypeError::new_err(format!("{method}() got both 'id' and its old name 'vid'"))),
+    }
+}
+
+/// A timeout.
+pub(crate) fn seconds(py: Python<'_>, value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|_| invalid(py, format!("timeout must be a number of seconds, 0 or more, got {value}")))
 }
 
 /// The ids of a batch, from any iterable of integers.

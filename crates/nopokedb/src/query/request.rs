@@ -29,7 +29,7 @@ impl Query {
     }
 
     /// Refuses values out of range.
-    pub(crate) fn validate(&self) -> Result<()> {
+    pub fn validate(&self) -> Result<()> {
         in_range("k", self.k, 1, u32::MAX as usize)?;
         self.ef.map_or(Ok(()), |ef| in_range("ef", ef, 1, 65_536))
     }

@@ -1,0 +1,119 @@
+//! An open directory, and the one place that releases the GIL.
+//!
+//! Invariant: nothing that runs without the GIL touches a Python object.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use nopokedb::{Collection, Database, Metric, Options, Query, Result};
+use pyo3::prelude::*;
+
+use crate::errors::{caused_by, invalid, raise};
+use crate::rows;
+
+/// How often a waiting call looks whether Ctrl-C was pressed.
+const SIGNAL_CHECK: Duration = Duration::from_millis(50);
+
+/// What was given to `NoPokeDB(...)`; `None` is the default.
+pub(crate) struct Given<'a, 'py> {
+    pub(crate) dim: &'a Bound<'py, PyAny>,
+    pub(crate) max_elements: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) path: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) space: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) m: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) ef_construction: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) ef: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) timeout: f64,
+    pub(crate) force: bool,
+}
+
+impl Given<'_, '_> {
+    fn options(&self, py: Python<'_>) -> PyResult<Options> {
+        let mut options = Options::new(rows::count("dim", 1, self.dim)?);
+        if let Some(space) = self.space {
+            let name = space.extract::<String>().unwrap_or_else(|_| space.to_string());
+            options.metric = Metric::from_name(&name).ok_or_else(|| {
+                invalid(py, format!("unknown space {name:?}; the spaces are \"cosine\", \"l2\" and \"ip\""))
+            })?;
+        }
+        if let Some(max_elements) = self.max_elements {
+            options.max_elements = rows::count("max_elements", 0, max_elements)?;
+        }
+        options.m = self.m.map(|value| rows::count("M", 2, value)).transpose()?;
+        options.ef_construction =
+            self.ef_construction.map(|value| rows::count("ef_construction", 8, value)).transpose()?;
+        if let Some(ef) = self.ef {
+            options.ef = rows::count("ef", 1, ef)?;
+        }
+        options.timeout_ms = u64::try_from(rows::seconds(py, self.timeout)?.as_millis()).unwrap_or(u64::MAX);
+        options.force_network_fs = self.force;
+        Ok(options)
+    }
+
+    fn path(&self, py: Python<'_>) -> PyResult<PathBuf> {
+        let Some(path) = self.path else { return Ok(PathBuf::from("./data")) };
+        let refused = |cause| caused_by(py, invalid(py, "path must be a str or an os.PathLike"), cause);
+        path.extract::<PathBuf>().map_err(refused)
+    }
+}
+
+/// An open directory. Any thread may use it.
+pub(crate) struct Opened {
+    pub(crate) database: Database,
+    pub(crate) collection: Collection,
+    /// As it was given.
+    pub(crate) path: String,
+    /// The beam width of queries that give none.
+    pub(crate) ef: AtomicUsize,
+}
+
+impl Opened {
+    pub(crate) fn open(py: Python<'_>, given: &Given<'_, '_>) -> PyResult<Opened> {
+        let (options, path) = (given.options(py)?, given.path(py)?);
+        let ef = AtomicUsize::new(options.ef);
+        let database = without_gil(py, || Database::open(&path, options))?;
+        let collection = database.collection();
+        Ok(Opened { database, collection, path: path.to_string_lossy().into_owned(), ef })
+    }
+
+    /// Does what may block.
+    pub(crate) fn run<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&Self) -> Result<T> + Send) -> PyResult<T> {
+        without_gil(py, || work(self))
+    }
+
+    /// The query that the arguments of `query` and `query_many` ask for.
+    pub(crate) fn query(
+        &self,
+        k: Option<&Bound<'_, PyAny>>,
+        ef: Option<&Bound<'_, PyAny>>,
+        exact: bool,
+    ) -> PyResult<Query> {
+        let ef = ef.map(|ef| rows::count("ef", 1, ef)).transpose()?;
+        let mut query = Query { ef: Some(ef.unwrap_or_else(|| self.ef.load(Relaxed))), exact, ..Query::default() };
+        if let Some(k) = k {
+            query.k = rows::count("k", 1, k)?;
+        }
+        Ok(query)
+    }
+
+    /// Waits in slices, so that Ctrl-C is heard.
+    pub(crate) fn wait_indexed(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<bool> {
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            let left = end.map_or(SIGNAL_CHECK, |end| end.saturating_duration_since(Instant::now()));
+            if self.run(py, |o| o.database.wait_indexed(Some(left.min(SIGNAL_CHECK))))? {
+                return Ok(true);
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return Ok(false);
+            }
+            py.check_signals()?;
+        }
+    }
+}
+
+/// The one place that releases the GIL.
+fn without_gil<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    py.detach(work).map_err(|error| raise(py, error))
+}
