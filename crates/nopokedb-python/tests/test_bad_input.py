@@ -89,6 +89,8 @@ REFUSED = {
     "k of many": (lambda db: db.query_many(np.ones((2, 4)), k=0), InvalidError, ["k", "got 0"]),
     "ef of 0": (lambda db: db.query(np.ones(4), ef=0), InvalidError, ["ef", "got 0"]),
     "huge ef": (lambda db: db.query(np.ones(4), ef=10**6), InvalidError, ["ef", "65536"]),
+    "setting ef to 0": (lambda db: setattr(db, "ef", 0), InvalidError, ["ef", "65536", "got 0"]),
+    "setting a huge ef": (lambda db: setattr(db, "ef", 65_537), InvalidError, ["ef", "65536", "got 65537"]),
     "new id without vector": (lambda db: db.upsert(99, metadata={}), InvalidError, ["99", "vector"]),
     "negative timeout": (lambda db: db.wait_indexed(timeout=-1), InvalidError, ["timeout", "-1"]),
 }

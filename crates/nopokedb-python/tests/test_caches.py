@@ -1,5 +1,6 @@
 """SQLite and the graph are caches of the log: without them, nothing is lost."""
 
+import contextlib
 import shutil
 import sqlite3
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_damage_of_the_log_is_reported_with_file_and_offset_and_never_skipped(fi
 
 def test_metadata_is_readable_with_sqlite(filled):
     directory, _ = filled
-    with sqlite3.connect(directory / "meta.sqlite") as connection:
+    with contextlib.closing(sqlite3.connect(directory / "meta.sqlite")) as connection:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")]
         dump = "\n".join(connection.iterdump())
     assert tables

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,13 @@ def test_members_are_those_of_the_class():
     assert set(MEMBERS) == set(vars(NoPokeDB)) - implied
 
 
+def shown(name):
+    """The signature that `help()` shows. CPython 3.9 shows none for classes made through the stable ABI."""
+    if name == "__init__" and sys.version_info < (3, 10):
+        pytest.skip("CPython 3.9 shows no signature of such a class")
+    return inspect.signature(NoPokeDB if name == "__init__" else getattr(NoPokeDB, name)).parameters
+
+
 def signature_of(function):
     """A stub's parameters as (name, kind, default)."""
     kinds = inspect.Parameter
@@ -60,19 +68,17 @@ METHODS = sorted(name for name, node in MEMBERS.items() if not name.startswith("
 
 @pytest.mark.parametrize("name", METHODS + ["__init__"])
 def test_signatures_are_those_of_the_class(name):
-    ours = inspect.signature(NoPokeDB if name == "__init__" else getattr(NoPokeDB, name))
-    real = [(p.name, p.kind, p.default) for p in ours.parameters.values() if p.name != "self"]
+    real = [(p.name, p.kind, p.default) for p in shown(name).values() if p.name != "self"]
     assert signature_of(MEMBERS[name]) == real
 
 
 def test_the_defaults_that_are_shown_are_the_ones_that_hold(path):
     """Some signatures are written by hand in Rust, so they are held against what the calls do."""
     with NoPokeDB(1, path=path) as db:
-        shown = {name: p.default for name, p in inspect.signature(NoPokeDB).parameters.items()}
-        assert (db.max_elements, db.space, db.ef) == (shown["max_elements"], shown["space"], shown["ef"])
         db.add_many([[1.0]] * 9)
-        assert len(db.query([1.0])) == len(db.query_many([[1.0]])[0]) == 5
-        assert inspect.signature(NoPokeDB.query).parameters["k"].default == 5
+        assert len(db.query([1.0])) == len(db.query_many([[1.0]])[0]) == shown("query")["k"].default
+        defaults = {name: p.default for name, p in shown("__init__").items()}
+        assert (db.max_elements, db.space, db.ef) == (defaults["max_elements"], defaults["space"], defaults["ef"])
 
 
 @pytest.mark.parametrize("name", sorted(name for name, node in MEMBERS.items() if "property" in decorators(node)))
