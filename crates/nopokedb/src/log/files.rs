@@ -11,7 +11,7 @@ use super::format::{HeaderFault, PAGE_SIZE, SegmentHeader};
 use super::manifest::newer;
 use crate::error::{Error, IoContext, Result};
 use crate::io::atomic;
-use crate::io::vfs::{OpenMode, Vfs, VfsFile, read_exact_at};
+use crate::io::vfs::{OpenMode, Vfs, VfsFile};
 use crate::types::SegmentNo;
 
 /// Segments have 24 bits of number, because a row's location packs it beside a 40-bit offset.
@@ -69,7 +69,9 @@ pub(super) fn rewrite(vfs: &dyn Vfs, path: &Path, file: &dyn VfsFile, len: u64, 
         let mut at = 0;
         while at < len {
             let want = usize::try_from(len - at).unwrap_or(COPY).min(COPY);
-            read_exact_at(file, &mut buf[..want], at)?;
+            // The padding behind the last frame may be missing; it is zeros.
+            let n = file.read_at(&mut buf[..want], at)?;
+            buf[n..want].fill(0);
             copy.write_all_at(&[&buf[..want]], at)?;
             at += want as u64;
         }

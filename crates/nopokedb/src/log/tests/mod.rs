@@ -1,7 +1,9 @@
 //! Promises of the log as a whole. Those of one file's code are in that file.
 
+mod broken;
 mod compaction;
 mod crash;
+mod damage;
 mod lifecycle;
 
 use std::path::Path;
