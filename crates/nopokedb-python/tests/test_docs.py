@@ -2,6 +2,8 @@
 
 import doctest
 import inspect
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,3 +31,15 @@ def test_the_examples_run_as_they_stand(tmp_path, monkeypatch, name):
 def test_everything_public_is_documented():
     for name, thing in {**DOCUMENTED, **{name: getattr(nopokedb, name) for name in nopokedb.__all__}}.items():
         assert inspect.getdoc(thing), name
+
+
+README = Path(__file__).parents[3] / "README.md"
+
+
+@pytest.mark.skipif(not README.exists(), reason="the tests were copied out of the repository")
+def test_the_python_examples_of_the_readme_run_as_they_stand(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert examples
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})
