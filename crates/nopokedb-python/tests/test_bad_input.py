@@ -200,12 +200,22 @@ def test_a_directory_of_somebody_else_is_refused_and_left_as_it_is(tmp_path):
     assert [f.name for f in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_unwritable_path_is_a_storage_error(tmp_path):
-    os.chmod(tmp_path, 0o500)
-    with pytest.raises(nopokedb.StorageError) as raised:
-        NoPokeDB(4, path=tmp_path / "db")
-    assert raised.value.errno == 13
+def test_an_unwritable_path_is_a_storage_error(python, tmp_path):
+    child = python(
+        """
+        import errno, os, nopokedb
+        os.chmod(".", 0o555)
+        if os.geteuid() == 0:
+            os.setuid(65534)  # root may write anywhere
+        try:
+            nopokedb.NoPokeDB(4, path="db")
+        except nopokedb.StorageError as error:
+            print(error.errno == errno.EACCES, error)
+        """
+    )
+    out, errors = child.communicate(timeout=60)
+    os.chmod(tmp_path, 0o755)
+    assert out.startswith("True ") and "db" in out, (out, errors)
 
 
 def test_a_path_that_cannot_be_made_is_a_storage_error_with_errno():

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 
 import numpy as np
@@ -128,11 +127,9 @@ def test_every_acknowledged_write_survives_sigkill(python, path, tmp_path, kills
     oracle, step = Oracle(), 0
     for kill in range(kills):
         child = python(WRITER, path, step, env={**os.environ, "PYTHONPATH": str(tmp_path)})
-        first = child.stdout.readline()
-        assert first, child.stderr.read()
-        time.sleep(0.05 + 0.06 * kill)
+        lines = [child.stdout.readline() for _ in range(20 + 37 * kill)]
         child.send_signal(signal.SIGKILL)
-        lines = (first + child.stdout.read()).splitlines(keepends=True)
+        lines += child.stdout.read().splitlines(keepends=True)
         acknowledged = [int(line) for line in lines if line.endswith("\n")]
         assert child.wait() == -signal.SIGKILL
         assert acknowledged == list(range(step, step + len(acknowledged)))
@@ -147,10 +144,8 @@ def test_every_acknowledged_write_survives_sigkill(python, path, tmp_path, kills
                 step += 1
                 wrong = differences(db, oracle)
             assert not wrong, f"after kill {kill} at step {step}: {wrong[:5]}"
-    assert step > 30
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_after_a_fork_the_childs_handle_raises_and_the_parents_works(python, path):
     child = python(
         """
@@ -182,7 +177,6 @@ def test_after_a_fork_the_childs_handle_raises_and_the_parents_works(python, pat
         assert len(db) == 2
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_may_open_its_own_handle_once_the_parent_has_closed(python, path):
     child = python(
         """
@@ -223,25 +217,20 @@ def test_multiprocessing_workers_started_by_spawn_may_use_the_package(python, pa
     assert out == "True\n", errors
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_ends_a_wait(python, path):
     child = python(
         """
-        import sys, numpy as np, nopokedb
+        import os, signal, sys, threading, numpy as np, nopokedb
         db = nopokedb.NoPokeDB(64, path=sys.argv[1], ef_construction=4096, M=64)
         db.add_many(np.random.default_rng(0).normal(size=(100_000, 64)).astype(np.float32))
-        print("waiting", flush=True)
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
             print(db.wait_indexed())
         except KeyboardInterrupt:
             print("interrupted", flush=True)
-        import os
         os._exit(0)
         """,
         path,
     )
-    assert child.stdout.readline() == "waiting\n", child.stderr.read()
-    time.sleep(0.5)
-    child.send_signal(signal.SIGINT)
-    out, errors = child.communicate(timeout=20)
+    out, errors = child.communicate(timeout=60)
     assert out == "interrupted\n", errors

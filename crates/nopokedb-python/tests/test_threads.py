@@ -71,7 +71,7 @@ def longest_pause(work):
     worker.start()
     started.wait()
     while not done.is_set():
-        time.sleep(0.001)
+        done.wait(0.001)
         now = time.perf_counter()
         longest, last = max(longest, now - last), now
     worker.join()
@@ -94,9 +94,11 @@ def test_the_gil_is_released_while_the_engine_works(path, rng, call):
 def test_closing_while_others_work_ends_them_with_closed_error(path):
     db = NoPokeDB(4, path=path)
     db.add(np.ones(4))
-    outcomes = []
+    outcomes, busy = [], threading.Barrier(5)
 
     def work():
+        db.add(np.ones(4))
+        busy.wait()
         try:
             while True:
                 db.add(np.ones(4))
@@ -107,7 +109,7 @@ def test_closing_while_others_work_ends_them_with_closed_error(path):
     workers = [threading.Thread(target=work) for _ in range(4)]
     for worker in workers:
         worker.start()
-    time.sleep(0.1)
+    busy.wait()
     db.close()
     for worker in workers:
         worker.join(timeout=20)

@@ -1,7 +1,6 @@
 """Vectors are taken in every form that NumPy users expect, and no big batch is copied needlessly."""
 
 import decimal
-import sys
 
 import numpy as np
 import pytest
@@ -115,7 +114,6 @@ def test_a_caller_may_change_the_array_after_the_call(db):
     assert {round(h["distance"], 6) for h in db.query(np.ones(4), k=101)} == {0.0}
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_float32_batch_is_not_copied_on_the_way_in(python, tmp_path):
     """Peak memory over a refused batch: refused late (its last row), so that only copies made by the binding count."""
     child = python(
