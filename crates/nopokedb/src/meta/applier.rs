@@ -47,7 +47,7 @@ impl fmt::Debug for Applier {
 impl Applier {
     /// Starts the thread. `replay` must be able to read everything that was ever submitted.
     pub(crate) fn start(store: MetaStore, replay: Replay) -> Result<Applier> {
-        let shared = Arc::new(Shared::new(store.applied_lsn()));
+        let shared = Arc::new(Shared::new(store.applied_lsn(), store.durable_lsn()));
         let readers = Arc::new(Readers::new(store.place().clone()));
         let mut worker = Worker {
             store,
@@ -77,6 +77,17 @@ impl Applier {
     /// Everything up to here can be read.
     pub(crate) fn applied_lsn(&self) -> Lsn {
         self.shared.stats().applied_lsn
+    }
+
+    /// Everything up to here is in the file for good: no power loss sets it back further. A delete above this must stay in
+    /// the log; if it were dropped, a cache that was set back would keep the deleted record for ever.
+    pub(crate) fn durable_lsn(&self) -> Lsn {
+        self.shared.stats().durable_lsn
+    }
+
+    /// Checks all that `check()` can check of the file, as of `lsn` or later; damage is rebuilt.
+    pub(crate) fn verify(&self, lsn: Lsn) -> Result<()> {
+        self.read(lsn, |reader| reader.verify())
     }
 
     /// How it is going.
@@ -186,6 +197,7 @@ impl Worker {
                 }
                 Job::Checkpoint(number) => {
                     let result = self.store.checkpoint();
+                    self.shared.durable(self.store.durable_lsn());
                     if let Err(Trouble::Damaged(why)) = &result {
                         self.shared.report_damage(why.clone());
                     }
@@ -232,6 +244,7 @@ impl Worker {
             self.damage = None;
             self.anew = true;
         }
+        self.store.ensure_open()?;
         if let Some(submitted) = self.shared.behind().filter(|_| self.anew || batches.is_empty()) {
             self.catch_up(submitted)?;
             self.shared.caught_up(submitted);

@@ -119,7 +119,10 @@ impl Place {
             Place::Memory(uri) => Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI),
         };
         let conn = opened.map_err(|e| match self.path() {
-            Some(path) => Trouble::Failed(Error::io("open", path, io::Error::other(e))),
+            Some(path) => {
+                let e = format!("{e} (it is a cache of the log; it may be moved away)");
+                Trouble::Failed(Error::io("open", path, io::Error::other(e)))
+            }
             None => Trouble::from(e),
         })?;
         harden(&conn)?;

@@ -105,4 +105,6 @@ pub(crate) enum Found {
     Intact,
     /// It was damaged, another database's or of another version: renamed to `to`, and begun anew.
     Quarantined { to: PathBuf, why: String },
+    /// It cannot be opened at the moment, and will be when something is applied.
+    Unavailable { why: String },
 }

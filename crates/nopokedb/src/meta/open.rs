@@ -75,36 +75,46 @@ fn unhex(text: &str) -> [u8; 16] {
 
 impl MetaStore {
     /// Opens the cache of the database `uuid`, whose log ends at `log_last`. A file that is damaged, another database's or
-    /// of another version is renamed aside and begun anew.
+    /// of another version is renamed aside and begun anew. If SQLite cannot work at the moment (a full disk, say), the
+    /// cache is opened later, by whoever writes to it: nobody's database fails to open for the sake of a cache.
     ///
     /// # Errors
     /// [`ErrorKind::Corruption`] if the file is ahead of the log; then nothing was touched.
     pub(crate) fn open(location: MetaLocation, uuid: [u8; 16], log_last: Lsn) -> Result<(MetaStore, Opened)> {
         let place = Place::of(location);
-        let Some(path) = place.path().map(ToOwned::to_owned) else { return begin(place, uuid, Found::Fresh) };
-        if !files::exists(&path)? {
-            files::remove_companions(&path)?;
-            return begin(place, uuid, Found::Fresh);
-        }
-        match existing(&place, uuid, log_last) {
-            Ok(Some((conn, state))) => {
-                let opened = Opened { applied_lsn: state.applied, chain: state.chain, found: Found::Intact };
-                Ok((MetaStore::new(conn, place, state), opened))
+        match open_at(&place, uuid, log_last) {
+            Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Full) => {
+                let found = Found::Unavailable { why: e.message().to_owned() };
+                let state = State::fresh(uuid);
+                let opened = Opened { applied_lsn: Lsn(0), chain: state.chain, found };
+                Ok((MetaStore::new(None, place, state, log_last), opened))
             }
-            Ok(None) => begin(place, uuid, Found::Fresh),
-            Err(Trouble::Failed(e)) => Err(e),
-            Err(Trouble::Damaged(why)) => {
-                let to = files::quarantine(&path)?;
-                begin(place, uuid, Found::Quarantined { to, why })
-            }
+            opened => opened,
         }
     }
 }
 
-fn begin(place: Place, uuid: [u8; 16], found: Found) -> Result<(MetaStore, Opened)> {
-    let (conn, state) = create(&place, uuid)?;
-    let opened = Opened { applied_lsn: Lsn(0), chain: state.chain, found };
-    Ok((MetaStore::new(conn, place, state), opened))
+/// Opens the cache at `place`, now.
+pub(super) fn open_at(place: &Place, uuid: [u8; 16], log_last: Lsn) -> Result<(MetaStore, Opened)> {
+    let begin = |found: Found| {
+        let (conn, state) = create(place, uuid)?;
+        let opened = Opened { applied_lsn: Lsn(0), chain: state.chain, found };
+        Ok((MetaStore::new(Some(conn), place.clone(), state, log_last), opened))
+    };
+    let Some(path) = place.path() else { return begin(Found::Fresh) };
+    if !files::exists(path)? {
+        files::remove_companions(path)?;
+        return begin(Found::Fresh);
+    }
+    match existing(place, uuid, log_last) {
+        Ok(Some((conn, state))) => {
+            let opened = Opened { applied_lsn: state.applied, chain: state.chain, found: Found::Intact };
+            Ok((MetaStore::new(Some(conn), place.clone(), state, log_last), opened))
+        }
+        Ok(None) => begin(Found::Fresh),
+        Err(Trouble::Failed(e)) => Err(e),
+        Err(Trouble::Damaged(why)) => begin(Found::Quarantined { to: files::quarantine(path)?, why }),
+    }
 }
 
 /// An empty cache at `place`, where there is no file or an empty one.

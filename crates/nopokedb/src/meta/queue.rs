@@ -32,6 +32,8 @@ const PATIENCE: u32 = 3;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ApplierStats {
     pub(crate) applied_lsn: Lsn,
+    /// Up to here it is checkpointed and synced.
+    pub(crate) durable_lsn: Lsn,
     /// Highest operation handed in.
     pub(crate) submitted_lsn: Lsn,
     pub(crate) queued_rows: usize,
@@ -89,8 +91,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(applied: Lsn) -> Self {
-        let stats = ApplierStats { applied_lsn: applied, submitted_lsn: applied, ..ApplierStats::default() };
+    pub(super) fn new(applied: Lsn, durable: Lsn) -> Self {
+        let stats = ApplierStats {
+            applied_lsn: applied,
+            durable_lsn: durable,
+            submitted_lsn: applied,
+            ..ApplierStats::default()
+        };
         Shared { queue: Mutex::new(Queue { stats, ..Queue::default() }), ..Shared::default() }
     }
 
@@ -223,6 +230,7 @@ impl Shared {
         queue.damage = None;
         queue.stats.rebuilds += 1;
         queue.stats.applied_lsn = Lsn(0);
+        // durable_lsn stays: an empty cache is replayed from the beginning, and misses no delete.
     }
 
     pub(super) fn succeeded(&self, applied: Lsn) {
@@ -255,6 +263,11 @@ impl Shared {
             (queue, _) = self.work.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner);
         }
         queue.stop
+    }
+
+    pub(super) fn durable(&self, lsn: Lsn) {
+        let mut queue = self.lock();
+        queue.stats.durable_lsn = queue.stats.durable_lsn.max(lsn);
     }
 
     pub(super) fn checkpointed(&self, number: u64, result: Result<()>) {

@@ -8,7 +8,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::connection::{Outcome, Place, Trouble};
 use super::files::{self, FileId};
-use super::open::{State, create};
+use super::open::{State, create, open_at};
 use super::records::Writer;
 use super::{AppliedBatch, MetaRow};
 use crate::error::{Error, Result};
@@ -17,23 +17,44 @@ use crate::types::Lsn;
 /// The cache, opened for writing.
 #[derive(Debug)]
 pub(crate) struct MetaStore {
-    /// `None` between setting a damaged file aside and having a new one.
+    /// `None` while there is no file that can be used: it could not be opened yet, or it is being begun anew.
     conn: Option<Connection>,
     place: Place,
     state: State,
+    /// Where the log ended when the database was opened.
+    log_last: Lsn,
+    /// Power cannot take back what is stamped up to here: it was checkpointed and synced.
+    durable: Lsn,
     /// Which file `conn` has open; another one under its name means that ours was removed.
     file: Option<FileId>,
 }
 
 impl MetaStore {
-    pub(super) fn new(conn: Connection, place: Place, state: State) -> MetaStore {
-        let file = place.path().and_then(files::identity);
-        MetaStore { conn: Some(conn), place, state, file }
+    pub(super) fn new(conn: Option<Connection>, place: Place, state: State, log_last: Lsn) -> MetaStore {
+        let file = place.path().filter(|_| conn.is_some()).and_then(files::identity);
+        MetaStore { conn, place, state, log_last, durable: Lsn(0), file }
+    }
+
+    /// Opens the file if that was not possible before.
+    pub(super) fn ensure_open(&mut self) -> Result<()> {
+        if self.conn.is_none() {
+            (*self, _) = open_at(&self.place, self.state.uuid, self.log_last)?;
+        }
+        Ok(())
     }
 
     /// Operations up to here are in.
     pub(crate) fn applied_lsn(&self) -> Lsn {
         self.state.applied
+    }
+
+    /// Operations up to here are in and stay in, whatever happens to the power. A cache in memory always starts empty, so
+    /// there is nothing that it could come back without.
+    pub(super) fn durable_lsn(&self) -> Lsn {
+        match self.place {
+            Place::File(_) => self.durable,
+            Place::Memory(_) => Lsn(u64::MAX),
+        }
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -98,6 +119,7 @@ impl MetaStore {
             let e = io::Error::other("another program is reading it; close that and try again");
             return Err(Trouble::Failed(Error::io("checkpoint", &self.name(), e)));
         }
+        self.durable = self.state.applied;
         Ok(())
     }
 
@@ -131,7 +153,7 @@ impl MetaStore {
             memory @ Place::Memory(_) => *memory = Place::of(super::MetaLocation::Memory),
         }
         let (conn, state) = create(&self.place, self.state.uuid)?;
-        *self = MetaStore::new(conn, self.place.clone(), state);
+        *self = MetaStore::new(Some(conn), self.place.clone(), state, self.log_last);
         Ok(())
     }
 
@@ -140,7 +162,7 @@ impl MetaStore {
         if self.file.is_some() && self.place.path().and_then(files::identity) != self.file {
             return Err(Trouble::Damaged("its file was removed or replaced while it was open".into()));
         }
-        let gone = || Trouble::Failed(Error::io("begin anew", &self.name(), io::Error::other("not tried again yet")));
+        let gone = || Trouble::Failed(Error::io("open", &self.name(), io::Error::other("not tried again yet")));
         self.conn.as_ref().ok_or_else(gone)
     }
 

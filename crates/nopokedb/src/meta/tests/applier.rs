@@ -170,6 +170,40 @@ fn a_locked_file_degrades_and_recovers_and_never_blocks_a_commit() {
 }
 
 #[test]
+fn a_file_that_cannot_be_opened_is_opened_when_it_can_be() {
+    let ops = log(900);
+    let dir = Dir::filled(&ops[..300]);
+    let aside = dir.0.path().join("aside");
+    std::fs::rename(dir.file(), &aside).unwrap();
+    std::fs::create_dir(dir.file()).unwrap();
+    let (store, opened) = dir.open(900).unwrap();
+    assert!(matches!(opened.found, Found::Unavailable { why } if why.contains("it may be moved away")));
+    let replays = Arc::new(AtomicU64::new(0));
+    let applier = Applier::start(store, replay_of(&ops, &replays)).unwrap();
+    submit_all(&applier, &ops);
+    let e = applier.wait_applied(Lsn(900)).unwrap_err();
+    assert!(e.message().contains("unable to open"), "{e}");
+    std::fs::remove_dir(dir.file()).unwrap();
+    std::fs::rename(&aside, dir.file()).unwrap();
+    eventually("the opening", || applier.wait_applied(Lsn(900)).is_ok());
+    check(&applier, &ops);
+}
+
+#[test]
+fn only_what_a_checkpoint_covers_counts_as_durable() {
+    let ops = log(200);
+    let dir = Dir::new();
+    let (applier, _) = start(&dir, &ops);
+    submit_all(&applier, &ops[..100]);
+    applier.wait_applied(Lsn(100)).unwrap();
+    assert_eq!(applier.durable_lsn(), Lsn(0));
+    applier.checkpoint().unwrap();
+    submit_all(&applier, &ops[100..]);
+    applier.verify(Lsn(200)).unwrap();
+    assert_eq!(applier.durable_lsn(), Lsn(100));
+}
+
+#[test]
 fn a_full_queue_makes_the_submitter_wait_while_sqlite_works() {
     struct Slow(u64, Arc<AtomicBool>);
     impl AppliedBatch for Slow {
