@@ -33,6 +33,7 @@ def answers(db):
 
 REMOVALS = {
     "sqlite": ["meta.sqlite*"],
+    "index": ["index"],
     "both": ["meta.sqlite*", "index"],
 }
 
@@ -54,7 +55,7 @@ def test_deleting_the_caches_loses_nothing(filled, what):
             assert len(db) == expected[0]
 
 
-@pytest.mark.parametrize("cache", ["meta.sqlite"])
+@pytest.mark.parametrize("cache", ["meta.sqlite", "index/*"])
 def test_a_damaged_cache_is_rebuilt_and_loses_nothing(filled, cache):
     directory, expected = filled
     files = [f for f in directory.glob(cache) if f.is_file()]
