@@ -23,6 +23,7 @@ static NEON: Kernels = Kernels {
     select: codes::select,
     select_between: codes::select_between,
     hadamard: codes::hadamard,
+    quantise: codes::quantise,
 };
 
 static NEON_DOT: Kernels = Kernels {
@@ -41,6 +42,7 @@ static NEON_DOT: Kernels = Kernels {
     select: codes::select,
     select_between: codes::select_between,
     hadamard: codes::hadamard,
+    quantise: codes::quantise,
 };
 
 /// The tables whose features this CPU has, worst first.

@@ -286,3 +286,9 @@ pub(super) fn hadamard(x: &mut [f32]) {
     // NEON is part of the target, so the compiler vectorises the specification by itself.
     scalar::hadamard(x);
 }
+
+#[target_feature(enable = "neon")]
+pub(super) fn quantise(z: &[f32], middles: &mut [f32], nibbles: &mut [u8]) -> f32 {
+    // As with the transform.
+    scalar::quantise_body(z, middles, nibbles)
+}

@@ -18,6 +18,11 @@ pub const TABLE_MAX: u8 = 31;
 /// Codes are a multiple of this many bytes (64 dimensions).
 pub const CODE_BYTES: usize = 32;
 
+/// Width of a nibble's cell, where coordinates have variance 1: near the best for 16 cells of a normal variable.
+pub const CELL: f32 = 0.35;
+/// A cell's middle is `(nibble - MIDDLE) * CELL`.
+pub const MIDDLE: f32 = 7.5;
+
 /// A query against nibble codes: two signed planes, each as long as a row's code.
 ///
 /// `sum(byte * high) + 16 * sum(low_nibble * low)` is 16 times the product of the code with a query whose weight is `high`
@@ -123,6 +128,16 @@ impl Kernels {
         assert!(hits.len() >= estimates.len(), "room for every index");
         // SAFETY: `table.rs` invariant 1; `hits` has room for every index.
         unsafe { (self.select_between)(estimates, low, high, hits) }
+    }
+
+    /// Rounds a row's coordinates (variance 1) to nibbles, then flips those nearest to a boundary, inwards or outwards, until
+    /// the product of the cells' middles with the row is the row's own up to a thousandth of a cell (if that many can be
+    /// flipped). `middles` is scratch. Returns the product of the cells' signs with the row. Every level does the same.
+    pub fn quantise(&self, z: &[f32], middles: &mut [f32], nibbles: &mut [u8]) -> f32 {
+        assert!(z.len() == 2 * nibbles.len() && middles.len() == z.len(), "two coordinates a byte");
+        assert!(nibbles.len().is_multiple_of(CODE_BYTES), "codes are a multiple of {CODE_BYTES} bytes");
+        // SAFETY: `table.rs` invariant 1; the function itself is safe code.
+        unsafe { (self.quantise)(z, middles, nibbles) }
     }
 
     /// The Walsh-Hadamard transform in place, not normalised. Panics unless the length is a power of two, 64 or more.

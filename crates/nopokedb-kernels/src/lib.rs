@@ -37,7 +37,8 @@ mod x86;
 
 pub use arena::AppendArena;
 pub use codes::{
-    Affine, BLOCK_16, BLOCK_64, CODE_BYTES, NibbleQuery, TABLE, TABLE_MAX, interleave_16, pack_signs_64, sign_groups,
+    Affine, BLOCK_16, BLOCK_64, CELL, CODE_BYTES, MIDDLE, NibbleQuery, TABLE, TABLE_MAX, interleave_16, pack_signs_64,
+    sign_groups,
 };
 pub use prefetch::prefetch;
 pub use table::{Kernels, Level, kernels};

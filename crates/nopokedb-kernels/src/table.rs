@@ -45,6 +45,7 @@ pub struct Kernels {
     pub(crate) select: Select,
     pub(crate) select_between: unsafe fn(&[f32], f32, f32, &mut [u32]) -> usize,
     pub(crate) hadamard: unsafe fn(&mut [f32]),
+    pub(crate) quantise: unsafe fn(&[f32], &mut [f32], &mut [u8]) -> f32,
 }
 
 /// See [`Kernels::select`].
@@ -66,6 +67,7 @@ static SCALAR: Kernels = Kernels {
     select: scalar::select,
     select_between: scalar::select_between,
     hadamard: scalar::hadamard,
+    quantise: scalar::quantise,
 };
 
 /// The best kernels of this machine. Looked up once; afterwards a load.

@@ -1,7 +1,8 @@
 //! Every level's kernels over codes equal the specification exactly.
 
 use nopokedb_kernels::{
-    Affine, BLOCK_16, BLOCK_64, Kernels, NibbleQuery, TABLE, interleave_16, pack_signs_64, scalar, sign_groups,
+    Affine, BLOCK_16, BLOCK_64, CELL, Kernels, MIDDLE, NibbleQuery, TABLE, interleave_16, pack_signs_64, scalar,
+    sign_groups,
 };
 use proptest::prelude::*;
 
@@ -153,6 +154,50 @@ fn the_hadamard_transform_is_its_own_inverse_and_equal_on_every_level() {
             k.hadamard(&mut y);
             // Small integers: every sum is exact.
             assert!(y.iter().zip(&x).all(|(y, x)| *y == x * length as f32), "{k:?} {length}");
+        }
+    }
+}
+
+/// About normal coordinates of variance 1.
+fn normal(seed: u64, n: usize) -> Vec<f32> {
+    let sums = bytes(seed, 12 * n);
+    sums.chunks(12).map(|c| c.iter().map(|b| f32::from(*b) / 255.0).sum::<f32>() - 6.0).collect()
+}
+
+#[test]
+fn quantised_rows_are_balanced_and_equal_on_every_level() {
+    for (seed, length) in [32, 64, 96, 192, 384, 1536].into_iter().cycle().take(60).enumerate() {
+        let mut z = normal(seed as u64 * 31 + 1, 2 * length);
+        // A few outliers, beyond the last cell.
+        z.iter_mut().step_by(61).for_each(|x| *x *= if seed % 3 == 0 { 1.6 } else { 1.0 });
+        let (mut middles, mut want) = (vec![0.0; 2 * length], vec![0; length]);
+        let want_signs = scalar::quantise(&z, &mut middles, &mut want);
+        let decoded = |i: usize| if i < length { want[i] >> 4 } else { want[i - length] & 15 };
+        let middle = |i: usize| (f32::from(decoded(i)) - MIDDLE) * CELL;
+        let own: f64 = z.iter().map(|x| f64::from(*x).powi(2)).sum();
+        let product: f64 = z.iter().enumerate().map(|(i, x)| f64::from(*x) * f64::from(middle(i))).sum();
+        assert!((own - product).abs() < 0.06, "seed {seed}, {length} bytes: {own} {product}");
+        let error: f64 = z.iter().enumerate().map(|(i, x)| f64::from(*x - middle(i)).powi(2)).sum();
+        assert!(seed % 3 == 0 || error < 0.02 * own, "{error} of {own}");
+        let signs: f32 = z.iter().enumerate().map(|(i, x)| x * middle(i).signum()).sum();
+        assert!((signs - want_signs).abs() < 1e-3 * signs);
+        for k in Kernels::available() {
+            let mut nibbles = vec![0; length];
+            let signs = k.quantise(&z, &mut middles, &mut nibbles);
+            assert_eq!((signs.to_bits(), &nibbles), (want_signs.to_bits(), &want), "{k:?} seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn rows_that_cannot_be_balanced_are_quantised_all_the_same() {
+    for value in [0.0, 1.0, -1e30, f32::INFINITY, f32::NAN] {
+        let z = [value; 64];
+        for k in Kernels::available() {
+            let (mut middles, mut nibbles, mut want) = ([0.0; 64], [0; 32], [0; 32]);
+            scalar::quantise(&z, &mut middles, &mut want);
+            k.quantise(&z, &mut middles, &mut nibbles);
+            assert_eq!(nibbles, want, "{k:?} {value}");
         }
     }
 }

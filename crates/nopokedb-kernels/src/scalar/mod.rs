@@ -58,5 +58,8 @@ pub fn l2_squared4(q: &[f32], rows: [&[f32]; 4]) -> [f32; 4] {
 }
 
 mod codes;
+mod quantise;
 
 pub use codes::*;
+pub(crate) use quantise::body as quantise_body;
+pub use quantise::quantise;

@@ -353,3 +353,9 @@ pub(super) fn hadamard(x: &mut [f32]) {
         half *= 2;
     }
 }
+
+/// The specification itself, compiled for these registers.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+pub(super) fn quantise(z: &[f32], middles: &mut [f32], nibbles: &mut [u8]) -> f32 {
+    scalar::quantise_body(z, middles, nibbles)
+}

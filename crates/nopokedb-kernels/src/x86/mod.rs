@@ -24,6 +24,7 @@ static AVX2: Kernels = Kernels {
     select: avx2_codes::select,
     select_between: avx2_codes::select_between,
     hadamard: avx2_codes::hadamard,
+    quantise: avx2_codes::quantise,
 };
 
 static AVX512: Kernels = Kernels {
@@ -42,6 +43,7 @@ static AVX512: Kernels = Kernels {
     select: avx512_codes::select,
     select_between: avx512_codes::select_between,
     hadamard: avx512_codes::hadamard,
+    quantise: avx512_codes::quantise,
 };
 
 /// The tables whose features this CPU (and its operating system) has, worst first.

@@ -70,6 +70,21 @@ impl IndexBench {
         self.index.search_graph(query, k, ef, &self.view, &mut self.scratch)
     }
 
+    /// Compares every `f32` row.
+    pub fn search_exact(&mut self, query: &[f32], k: usize) -> Result<Vec<(f32, Slot)>> {
+        self.index.search_exact(query, k, &self.view, &mut self.scratch)
+    }
+
+    /// Scans the codes.
+    pub fn search_flat(&mut self, query: &[f32], k: usize) -> Result<Vec<(f32, Slot)>> {
+        self.index.search_flat(query, k, &self.view, &mut self.scratch)
+    }
+
+    /// Exact distances that the last scan of codes computed, and rows whose nibbles it compared one by one.
+    pub fn scanned(&self) -> (usize, usize) {
+        (self.scratch.flat.exact, self.scratch.flat.refined)
+    }
+
     /// What the planner chooses.
     pub fn search(&mut self, query: &[f32], k: usize, ef: usize) -> Result<Vec<(f32, Slot)>> {
         self.index.search(query, k, ef, &self.view, &mut self.scratch)

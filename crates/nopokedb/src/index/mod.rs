@@ -11,6 +11,9 @@
 
 #[cfg(feature = "testing")]
 pub(crate) mod bench;
+pub(crate) mod flat;
+#[cfg(test)]
+mod flat_tests;
 pub(crate) mod hnsw;
 mod plan;
 mod space;
@@ -31,6 +34,7 @@ use crate::error::Result;
 use crate::io::vfs::Vfs;
 use crate::types::{CollectionId, Lsn, Metric, Slot};
 use crate::vectors::{VectorSource, Visibility};
+use flat::{Flat, FlatScratch, Sight};
 use hnsw::check::{GraphReport, check};
 use hnsw::graph::{Graph, MAX_SLOTS};
 use hnsw::image::{self, Stamp};
@@ -116,6 +120,7 @@ pub(crate) struct Scratch {
     probe: Probe,
     walker: Walker,
     top: TopK,
+    pub(crate) flat: FlatScratch,
 }
 
 impl Scratch {
@@ -128,6 +133,7 @@ impl Scratch {
 pub(crate) struct Index {
     params: IndexParams,
     space: Space,
+    flat: Flat,
     graph: Graph,
     len: AtomicU32,
     builder: Mutex<Builder>,
@@ -159,8 +165,10 @@ impl Index {
 
     fn assemble(params: IndexParams, source: Arc<dyn VectorSource>, len: u32, graph: Graph, stored: Stored) -> Index {
         debug_assert_eq!(params.dim, source.dim());
+        let flat = Flat::new(params.metric, params.seed, source.clone(), len);
         Index {
             params,
+            flat,
             space: Space::new(params.metric, source, stored),
             graph,
             len: AtomicU32::new(len),
@@ -183,6 +191,7 @@ impl Index {
         debug_assert_eq!(first.0, self.len.load(Ordering::Relaxed), "rows are dense");
         debug_assert_eq!(vectors.len() % self.params.dim, 0);
         self.space.append(first, vectors);
+        self.flat.append(vectors);
         #[allow(clippy::cast_possible_truncation)] // slots are u32: the caller has counted them
         let added = (vectors.len() / self.params.dim) as u32;
         self.len.store(first.0 + added, Ordering::Release);
@@ -245,12 +254,12 @@ impl Index {
     ) -> Result<Vec<(f32, Slot)>> {
         let graph_len = self.graph.len().min(view.len());
         match plan::choose(view.len(), graph_len, k, ef) {
-            Plan::Flat => self.search_exact(vector, k, view, scratch),
+            Plan::Flat => self.search_flat(vector, k, view, scratch),
             Plan::Graph => self.search_graph(vector, k, ef, view, scratch),
         }
     }
 
-    /// Scans every row of `view`.
+    /// Compares the `f32` row of every slot in `view`.
     pub(crate) fn search_exact(
         &self,
         vector: &[f32],
@@ -260,7 +269,27 @@ impl Index {
     ) -> Result<Vec<(f32, Slot)>> {
         self.space.probe(vector, &mut scratch.probe)?;
         scratch.top.reset(k);
-        self.scan(0, view, scratch)?;
+        for slot in 0..view.len() {
+            if view.is_live(Slot(slot))
+                && let Some(distance) = self.space.exact(&scratch.probe, slot)?
+            {
+                scratch.top.offer(distance, slot);
+            }
+        }
+        Ok(answer(&mut scratch.top))
+    }
+
+    /// Scans the codes of every row of `view`.
+    pub(crate) fn search_flat(
+        &self,
+        vector: &[f32],
+        k: usize,
+        view: &dyn Visibility,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<(f32, Slot)>> {
+        self.space.probe(vector, &mut scratch.probe)?;
+        scratch.top.reset(k);
+        self.scan(0, vector, k, view, scratch)?;
         Ok(answer(&mut scratch.top))
     }
 
@@ -276,8 +305,8 @@ impl Index {
         self.space.probe(vector, &mut scratch.probe)?;
         scratch.top.reset(k);
         let graph_len = self.graph.len().min(view.len());
-        self.scan(graph_len, view, scratch)?;
-        let Scratch { probe, walker, top } = scratch;
+        self.scan(graph_len, vector, k, view, scratch)?;
+        let Scratch { probe, walker, top, .. } = scratch;
         let is_live = |slot: u32| view.is_live(Slot(slot));
         walker.walk(&self.graph, &self.space, probe, ef.max(k), graph_len, &is_live)?;
         for (distance, node) in walker.beam.rows() {
@@ -314,16 +343,11 @@ impl Index {
         Ok(())
     }
 
-    /// Offers every row of `view` from slot `from` on.
-    fn scan(&self, from: u32, view: &dyn Visibility, scratch: &mut Scratch) -> Result<()> {
-        for slot in from..view.len() {
-            if view.is_live(Slot(slot))
-                && let Some(distance) = self.space.exact(&scratch.probe, slot)?
-            {
-                scratch.top.offer(distance, slot);
-            }
-        }
-        Ok(())
+    /// Offers the rows of `view` from slot `from` on that may be among the `k` nearest.
+    fn scan(&self, from: u32, vector: &[f32], k: usize, view: &dyn Visibility, scratch: &mut Scratch) -> Result<()> {
+        let Scratch { probe, top, flat, .. } = scratch;
+        let sight = Sight { view, exact: &|slot| self.space.exact(probe, slot) };
+        self.flat.search(from, vector, k, &sight, flat, top)
     }
 
     /// Writes the image of the first `lsns.len()` slots to `path`; `lsns` holds the LSN that wrote each of them, and every
@@ -342,7 +366,7 @@ impl Index {
 
     /// Bytes held in memory.
     pub(crate) fn memory(&self) -> IndexMemory {
-        IndexMemory { graph: self.graph.bytes(), codes: self.space.bytes() }
+        IndexMemory { graph: self.graph.bytes(), codes: self.space.bytes() + self.flat.bytes() }
     }
 
     /// Checks the graph's invariants.

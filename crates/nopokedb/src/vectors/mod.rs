@@ -1,7 +1,11 @@
 //! Where a slot's vector is, and what is known about it.
 
+pub(crate) mod centre;
 pub(crate) mod chunked;
+pub(crate) mod code_query;
+pub(crate) mod codes;
 pub(crate) mod ids;
+pub(crate) mod rotate;
 pub(crate) mod rows;
 pub(crate) mod view;
 
