@@ -176,7 +176,7 @@ fn quantised_rows_are_balanced_and_equal_on_every_level() {
         let middle = |i: usize| (f32::from(decoded(i)) - MIDDLE) * CELL;
         let own: f64 = z.iter().map(|x| f64::from(*x).powi(2)).sum();
         let product: f64 = z.iter().enumerate().map(|(i, x)| f64::from(*x) * f64::from(middle(i))).sum();
-        assert!((own - product).abs() < 0.06, "seed {seed}, {length} bytes: {own} {product}");
+        assert!((own - product).abs() < 0.05 + 2e-5 * own, "seed {seed}, {length} bytes: {own} {product}");
         let error: f64 = z.iter().enumerate().map(|(i, x)| f64::from(*x - middle(i)).powi(2)).sum();
         assert!(seed % 3 == 0 || error < 0.02 * own, "{error} of {own}");
         let signs: f32 = z.iter().enumerate().map(|(i, x)| x * middle(i).signum()).sum();

@@ -8,6 +8,8 @@ const LANES: usize = 16;
 const BANDS: [f32; 8] = [0.3, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0];
 /// Single nibbles flipped at most to settle the rest.
 const SINGLES: usize = 6;
+/// More than this is worth another band.
+const MANY: f32 = 4.0 * CELL;
 /// What may be left: a thousandth of a cell.
 const SETTLED: f32 = CELL * 1e-3;
 
@@ -41,7 +43,8 @@ pub(crate) fn body(z: &[f32], middles: &mut [f32], nibbles: &mut [u8]) -> f32 {
     let missing = nearest(z, middles);
     // Outwards cells gain, inwards they lose.
     let outwards = if missing < 0.0 { -1.0 } else { 1.0 };
-    let mut left = flip_band(z, middles, missing.abs(), outwards);
+    let left = flip_band(z, middles, missing.abs(), outwards);
+    let mut left = if left > MANY { flip_band(z, middles, left, outwards) } else { left };
     for _ in 0..SINGLES {
         if left.abs() <= SETTLED || !flip_best(z, middles, &mut left, outwards) {
             break;
