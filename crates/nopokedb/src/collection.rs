@@ -252,7 +252,7 @@ impl Collection {
     /// The metadata of `id`: `None` if there is no such row, `Some(None)` if it has none.
     pub fn metadata(&self, id: RecordId) -> Result<Option<Option<Metadata>>> {
         self.check()?;
-        self.core.with_row(id, |row| Ok(row.metadata.map(|text| Metadata::from_trusted(text.into()))))
+        self.core.with_row(id, |row| Ok(row.metadata.map(|text| Metadata::from_stored(text.into()))))
     }
 
     /// The `k` nearest rows, best first: always `min(k, live rows)`.
@@ -291,7 +291,7 @@ impl Collection {
                 .ok_or_else(|| Error::new(ErrorKind::Corruption, format!("row {id} has no vector in the log")))?;
             Ok(Record {
                 id,
-                metadata: row.metadata.map(|text| Metadata::from_trusted(text.into())),
+                metadata: row.metadata.map(|text| Metadata::from_stored(text.into())),
                 document: row.document.map(str::to_owned),
                 vector: vector.to_vec(),
             })
