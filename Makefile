@@ -60,16 +60,16 @@ deny: $(DENY)
 	$(DENY) --offline --locked check --hide-inclusion-graph bans licenses sources
 
 $(DENY): # about two minutes, once
-	$(CARGO) install --locked --debug --config profile.dev.debug=false --root target/tools cargo-deny@$(DENY_VERSION)
+	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --locked --debug --root target/tools cargo-deny@$(DENY_VERSION)
 
 crash: ## The long enumeration of crash points (make test runs a short one)
 	NOPOKEDB_CRASH=long $(CARGO) test $(ALL) --release crash -- --nocapture
 
 bench: $(VENV)/.installed ## Measure against peers at 20,000 and 50,000 rows, in minutes; writes docs/BENCHMARKS.md
-	$(PYTHON) bench/run.py --wheel "$$(ls -t target/wheels/nopokedb-*.whl | head -1)" $(BENCH_ARGS)
+	$(PY) bench/run.py $(BENCH_ARGS)
 
 bench-full: $(VENV)/.installed ## The same up to 1,000,000 rows, in hours
-	$(PYTHON) bench/run.py --full --wheel "$$(ls -t target/wheels/nopokedb-*.whl | head -1)" $(BENCH_ARGS)
+	$(PY) bench/run.py --full $(BENCH_ARGS)
 
 wheel: target/wheels/.built ## Build the Python wheel into target/wheels
 
@@ -85,7 +85,7 @@ $(VENV)/.tools: requirements-dev.txt
 
 target/wheels/.built: $(VENV)/.tools $(RUST_SOURCES) $(PYTHON_SOURCES)
 	@mkdir -p target/wheels && rm -f target/wheels/nopokedb-*.whl
-	$(VENV)/bin/maturin build --release --locked --quiet --out target/wheels --interpreter $(PY)
+	$(VENV)/bin/maturin build --release --locked --out target/wheels --interpreter $(PY)
 	@touch $@
 
 $(VENV)/.installed: target/wheels/.built

@@ -37,6 +37,7 @@ class Peer:
     package = ""  # requirements/<package>.txt
     note = ""
     durable = False
+    threaded = True  # whether several threads may ask at once
     settings = EFS
     default = 50
     # Phases that `build` measured by itself, as {name: seconds}.
@@ -106,7 +107,6 @@ class NoPokeDBOld(Peer):
         self.db.save()
 
     def query(self, q):
-        # MAX(id) of an empty table is taken for -1, so its ids begin at 0.
         return [hit["id"] for hit in self.db.query(q, K, self.setting)]
 
     def open(self):
@@ -386,7 +386,6 @@ class Chroma(Peer):
     durable = True
     settings = [10, 50, 100, 200]
     default = 100
-    # The query's beam is the collection's, and changing it is a write.
 
     def client(self):
         import chromadb
@@ -402,6 +401,7 @@ class Chroma(Peer):
             self.db.add([str(i) for i in ids], embeddings=rows, metadatas=[metadata(i) for i in ids])
 
     def use(self, setting):
+        # The beam belongs to the collection; changing it is a write.
         self.db.modify(configuration={"hnsw": {"ef_search": setting}})
 
     def query(self, q):
@@ -454,6 +454,7 @@ class SqliteVec(Peer):
     package = "sqlite_vec"
     note = "exact"
     durable = True
+    threaded = False
     settings = ["exact"]
     default = "exact"
 

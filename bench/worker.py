@@ -39,8 +39,8 @@ class Worker:
         self.peer = PEERS[name](dim, rows, str(self.scratch / "db"), threads)
 
     def build(self, _):
-        base = np.ascontiguousarray(self.base)
-        before = resident_bytes("VmRSS")
+        base = np.array(self.base)
+        before = resident_bytes("RssAnon")
         start = time.perf_counter()
         self.peer.build(base)
         seconds = time.perf_counter() - start
@@ -76,7 +76,9 @@ class Worker:
         return result
 
     def threads(self, request):
-        """Queries a second when several threads ask at once."""
+        """Queries a second when several threads ask at once; none where the engine has no such thing."""
+        if not self.peer.threaded:
+            return {"qps": None}
         self.peer.use(tuple(request["setting"]) if isinstance(request["setting"], list) else request["setting"])
         passes = max(1, request["queries"] // len(self.queries))
 
@@ -93,7 +95,6 @@ class Worker:
 
     def open(self, _):
         """The time from opening what another process built to the first answer."""
-        self.peer.use(self.peer.default) if self.peer.package == "" else None
         start = time.perf_counter()
         self.peer.open()
         self.peer.use(self.peer.default)

@@ -1,0 +1,198 @@
+"""What NoPokeDB alone is measured on: each in its own process, one JSON line out.
+
+    own.py add | threads | add_many | open
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from nopokedb import NoPokeDB
+
+HERE = Path(__file__).resolve().parent
+SCRATCH = HERE / "out/scratch"
+
+
+def rows(n, dim, seed=1):
+    return np.random.default_rng(seed).standard_normal((n, dim), dtype=np.float32)
+
+
+def folder():
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=SCRATCH)
+
+
+def spread(values):
+    return {"median": median(values), "low": min(values), "high": max(values)}
+
+
+def percentiles(seconds):
+    return {f"p{p}": float(np.percentile(seconds, p)) * 1e6 for p in (50, 95, 99)}
+
+
+def add(n=1_500, dim=128):
+    """One durable add against a bare write + fdatasync of the same bytes, turn by turn."""
+    vectors = rows(n, dim)
+    with folder() as tmp, NoPokeDB(dim, path=f"{tmp}/db") as db:
+        for v in vectors[:50]:
+            db.add(v, {"i": 0})
+        before = db.stats()["log_bytes"]
+        for v in vectors[:50]:
+            db.add(v, {"i": 0})
+        size = (db.stats()["log_bytes"] - before) // 50
+        block = os.urandom(size)
+        append = os.open(f"{tmp}/append", os.O_WRONLY | os.O_CREAT)
+        inside = os.open(f"{tmp}/inside", os.O_WRONLY | os.O_CREAT)
+        os.pwrite(inside, bytes(size * n), 0)
+        os.fsync(inside)
+        took = {"add": [], "append": [], "inside": []}
+        for i, v in enumerate(vectors):
+            start = time.perf_counter()
+            db.add(v, {"i": i, "even": i % 2 == 0})
+            took["add"].append(time.perf_counter() - start)
+            for name, file in [("append", append), ("inside", inside)]:
+                start = time.perf_counter()
+                os.pwrite(file, block, i * size)
+                os.fdatasync(file)
+                took[name].append(time.perf_counter() - start)
+    result = {name: percentiles(seconds) for name, seconds in took.items()}
+    return {"bytes": size, "dim": dim, "n": n, "us": result}
+
+
+def add_for(db, vectors, threads, seconds):
+    """Adds from that many threads for a while: rows a second."""
+    stop, counts = time.perf_counter() + seconds, [0] * threads
+
+    def work(t):
+        while time.perf_counter() < stop:
+            db.add(vectors[counts[t] % len(vectors)], {"thread": t})
+            counts[t] += 1
+
+    workers = [threading.Thread(target=work, args=(t,)) for t in range(threads)]
+    start = time.perf_counter()
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    return sum(counts) / (time.perf_counter() - start)
+
+
+def threads(many=8, rounds=5, seconds=1.0):
+    vectors = rows(1_000, 128)
+    one, several = [], []
+    with folder() as tmp, NoPokeDB(128, path=f"{tmp}/db") as db:
+        add_for(db, vectors, 1, 0.3)
+        for _ in range(rounds):
+            one.append(add_for(db, vectors, 1, seconds))
+            several.append(add_for(db, vectors, many, seconds))
+    ratios = [b / a for a, b in zip(one, several)]
+    return {"threads": many, "one": spread(one), "many": spread(several), "ratio": spread(ratios)}
+
+
+def add_many(n=20_000, dim=128, batch=5_000, rounds=7):
+    """Rows a second, fsynced and searchable, the best case (no metadata) and with it."""
+    vectors = rows(n, dim)
+    metadatas = [{"i": i, "even": i % 2 == 0} for i in range(n)]
+    rates = {"bare": [], "metadata": [], "write": []}
+    for _ in range(rounds):
+        for kind in rates:
+            with folder() as tmp:
+                rates[kind].append(n / timed_load(kind, tmp, vectors, metadatas, batch))
+    return {"n": n, "dim": dim, "batch": batch, **{kind: spread(values) for kind, values in rates.items()}}
+
+
+def timed_load(kind, tmp, vectors, metadatas, batch):
+    """Seconds to load; for `write`, to write and fdatasync the vectors' bytes alone, as the floor."""
+    starts = range(0, len(vectors), batch)
+    if kind == "write":
+        file = os.open(f"{tmp}/file", os.O_WRONLY | os.O_CREAT)
+        begun = time.perf_counter()
+        for start in starts:
+            os.write(file, vectors[start : start + batch].tobytes())
+            os.fdatasync(file)
+        return time.perf_counter() - begun
+    with NoPokeDB(vectors.shape[1], path=f"{tmp}/db") as db:
+        begun = time.perf_counter()
+        for start in starts:
+            db.add_many(vectors[start : start + batch], metadatas[start : start + batch] if kind == "metadata" else None)
+        took = time.perf_counter() - begun
+        assert db.query(vectors[-1], 1)[0]["id"] == len(vectors) - 1
+        return took
+
+
+OPEN = """
+import json, sys, time
+import numpy as np
+from nopokedb import NoPokeDB
+q = np.random.default_rng(3).standard_normal(int(sys.argv[2]), dtype=np.float32)
+start = time.perf_counter()
+db = NoPokeDB(int(sys.argv[2]), path=sys.argv[1])
+opened = time.perf_counter()
+db.query(q, 10)
+answered = time.perf_counter()
+print(json.dumps({"open": opened - start, "first": answered - start, "rows": len(db)}), flush=True)
+if len(sys.argv) > 3:
+    db.wait_indexed()
+    print("ready", flush=True)
+    while True:
+        db.add(q, {"late": True})
+"""
+
+
+def opened(path, dim, kill=False):
+    """Opens in a process of its own; with `kill`, writes on afterwards and is killed with SIGKILL."""
+    command = [sys.executable, "-c", OPEN, path, str(dim), *(["kill"] if kill else [])]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    answer = json.loads(child.stdout.readline())
+    if kill:
+        child.stdout.readline()
+        time.sleep(0.3)
+        child.send_signal(signal.SIGKILL)
+    child.wait()
+    return answer
+
+
+def drop_from_cache(path):
+    for file in Path(path).rglob("*"):
+        if file.is_file():
+            fd = os.open(file, os.O_RDONLY)
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+
+
+def open_times(n=50_000, dim=384, rounds=5):
+    vectors = rows(n, dim)
+    with folder() as tmp:
+        path = f"{tmp}/db"
+        with NoPokeDB(dim, path=path) as db:
+            for start in range(0, n, 5_000):
+                ids = range(start, min(start + 5_000, n))
+                db.add_many(vectors[start : start + 5_000], [{"i": i} for i in ids])
+            db.wait_indexed()
+        size = sum(f.stat().st_blocks * 512 for f in Path(path).rglob("*") if f.is_file())
+        clean = [opened(path, dim)["first"] for _ in range(rounds)]
+        cold = []
+        for _ in range(rounds):
+            drop_from_cache(path)
+            cold.append(opened(path, dim)["first"])
+        killed = []
+        for _ in range(rounds):
+            opened(path, dim, kill=True)
+            killed.append(opened(path, dim)["first"])
+    result = {"n": n, "dim": dim, "clean": spread(clean), "cold": spread(cold), "killed": spread(killed)}
+    return {**result, "disk": size, "f32": n * dim * 4}
+
+
+if __name__ == "__main__":
+    jobs = {"add": add, "threads": threads, "add_many": add_many, "open": open_times}
+    print(json.dumps(jobs[sys.argv[1]]()))
