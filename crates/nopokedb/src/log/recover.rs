@@ -276,6 +276,20 @@ impl Log {
     }
 }
 
+impl Log {
+    /// Invariant 4. The manifest before the one in use may name a segment that is an orphan now; it is pushed out first, so
+    /// that the two highest agree. What cannot be removed is found again by the next opening.
+    fn remove_orphans(&mut self, orphans: &[PathBuf], agreed: bool) {
+        let segments = orphans.iter().any(|p| p.extension().is_some_and(|e| e == "seg"));
+        if segments && !agreed && self.publish_manifest(1).is_err() {
+            return;
+        }
+        for path in orphans {
+            let _ = remove_if_there(&*self.vfs, path);
+        }
+    }
+}
+
 /// Makes the surveyed state durable and ready to be written to.
 fn settle(vfs: Arc<dyn Vfs>, dir: &Path, options: LogOptions, survey: Survey) -> Result<(Log, Recovered)> {
     let Survey { manifest, highest_manifest, listed, mut scanned, orphans, highest_segment } = survey;
@@ -284,6 +298,10 @@ fn settle(vfs: Arc<dyn Vfs>, dir: &Path, options: LogOptions, survey: Survey) ->
     let dropped_tail = dropped(&last)?;
     let mut zeroed = last.scan.len;
     if !clean {
+        // Names that we rely on may be in the page cache only: a manifest renamed just before its writer was killed, say.
+        for directory in [dir, &log_dir(dir)] {
+            vfs.sync_dir(directory).context("sync the directory", directory)?;
+        }
         // A successor without frames does not prove that the SEAL before it was synced.
         if last.scan.frames.is_empty()
             && let Some(before) = scanned.last_mut()
@@ -302,10 +320,6 @@ fn settle(vfs: Arc<dyn Vfs>, dir: &Path, options: LogOptions, survey: Survey) ->
     let capacity = last.header.capacity.max(align_up(end, PAGE) + 2 * PAGE);
     let db_uuid = manifest.db_uuid;
     let active = Arc::new(last.into_segment(capacity)?);
-    for path in orphans {
-        // A file that stays is found and removed by the next opening.
-        let _ = remove_if_there(&*vfs, &path);
-    }
     let fell_back = manifest.number != highest_manifest;
     let mut log = Log {
         vfs,
@@ -326,6 +340,7 @@ fn settle(vfs: Arc<dyn Vfs>, dir: &Path, options: LogOptions, survey: Survey) ->
     if fell_back {
         log.publish_manifest(2)?;
     }
+    log.remove_orphans(&orphans, fell_back);
     let recovered = Recovered { segments: log.segments(), collections: log.collections.clone(), clean, dropped_tail };
     Ok((log, recovered))
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::crash::{TINY, new_log, quick, recover, vfs};
 use super::*;
-use crate::io::sim::SimDisk;
 use crate::io::sim::crash::{FaultSweep, History, Seen};
+use crate::io::sim::{Fate, Keep, SimDisk};
 use crate::io::vfs::VfsFile;
 use crate::types::SegmentNo;
 
@@ -210,6 +210,40 @@ fn a_crash_anywhere_in_a_compaction_changes_no_record() {
 #[test]
 fn any_call_may_fail_once_during_a_compaction() {
     FaultSweep::default().run(workload, recover, check);
+}
+
+#[test]
+fn what_a_recovery_after_a_kill_served_survives_a_power_loss() {
+    let disk = SimDisk::new();
+    workload(&disk, &History::new(&disk));
+    for point in disk.crash_points() {
+        let killed = disk.kill_at(point);
+        let served = records(&recover(&killed));
+        let parts = killed.pending_at(killed.ops()).len();
+        let some = (0..parts).flat_map(|i| [Keep::AllBut(i), Keep::Only(i)]).map(Fate::keeping);
+        for fate in [Fate::NOTHING, Fate::EVERYTHING].into_iter().chain(some) {
+            let after = killed.crash_now(fate);
+            assert_eq!(records(&recover(&after)), served, "killed at {point}, then {fate:?}");
+        }
+    }
+}
+
+#[test]
+fn no_file_goes_that_one_of_the_two_highest_manifests_names() {
+    let disk = SimDisk::new();
+    workload(&disk, &History::new(&disk));
+    let lose_highest = |disk: &SimDisk| {
+        let manifest = disk.names().into_iter().filter_map(|p| manifest::number_in(p.file_name()?.to_str()?)).max();
+        if let Some(number) = manifest.filter(|n| *n > 2) {
+            disk.flip_bit(&manifest::path_of(std::path::Path::new("/db"), number), 50, 0);
+        }
+    };
+    for point in disk.crash_points() {
+        let crashed = disk.crash(point, Fate::EVERYTHING);
+        let served = records(&recover(&crashed));
+        lose_highest(&crashed);
+        assert_eq!(records(&recover(&crashed)), served, "at {point}");
+    }
 }
 
 #[test]
