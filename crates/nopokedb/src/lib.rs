@@ -47,4 +47,5 @@ pub mod testing {
         Torn, crash,
     };
     pub use crate::io::vfs::{Entry, EntryKind, LockGuard, OpenMode, Vfs, VfsFile, read_exact_at, read_file};
+    pub use crate::log::bench::LogBench;
 }

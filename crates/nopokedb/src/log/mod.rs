@@ -13,6 +13,8 @@
 //! | [`scan`], [`recover`] | opening: what counts, what a crash left behind, what is damage |
 //! | [`files`] | names; making and replacing a file |
 
+#[cfg(feature = "testing")]
+pub(crate) mod bench;
 pub(crate) mod compact;
 pub(crate) mod directory;
 pub(crate) mod files;
