@@ -13,6 +13,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
+/// "No space left on device", the same number on every system that Python runs on.
+const ENOSPC: i32 = 28;
+
 /// An exception: its name, its parents (builtins or earlier rows) and its docstring.
 struct Exception(&'static str, &'static [&'static str], &'static str);
 
@@ -120,6 +123,8 @@ pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
     };
     let raised = PyErr::from_type(kind.bind(py).clone(), error.to_string());
     let code = error.source().and_then(|s| s.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
+    // All waiters of a failed commit get its words, only one of them its cause.
+    let code = code.or((error.kind() == ErrorKind::Full).then_some(ENOSPC));
     if let Some(code) = code {
         // Only OSErrors have the attribute; the message stands without it.
         let _ = raised.value(py).setattr("errno", code);
