@@ -82,7 +82,8 @@ impl ImageOf<'_> {
         let mut written = collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
         let lsns: Vec<u64> = (0..generation.view().snapshot.len).map(|s| generation.rows.lsn(Slot(s)).0).collect();
         let lsn = Lsn(lsns.last().copied().unwrap_or_default());
-        if lsns.len() < MIN_SLOTS || *written == lsn {
+        let least = MIN_SLOTS.min(generation.index.params().graph_from as usize);
+        if lsns.len() < least || *written == lsn {
             return Ok(());
         }
         create_dir_durable(self.vfs, &self.folder())?;

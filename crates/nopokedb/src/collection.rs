@@ -301,7 +301,11 @@ impl Collection {
     /// An empty frame for `rows` rows and `arena` bytes of metadata and documents.
     fn frame(&self, rows: usize, arena: usize) -> FrameBuilder {
         #[allow(clippy::cast_possible_truncation)] // Options::validate holds dim at or below 65,535
-        let mut frame = FrameBuilder::new(self.core.id, self.core.dim.min(MAX_DIM) as u16);
+        let dim = self.core.dim.min(MAX_DIM) as u16;
+        let mut frame = match self.handle.options.frame_bytes {
+            None => FrameBuilder::new(self.core.id, dim),
+            Some(limit) => FrameBuilder::with_limit(self.core.id, dim, limit),
+        };
         frame.reserve(rows, arena);
         frame
     }

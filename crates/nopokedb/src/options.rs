@@ -39,6 +39,9 @@ pub struct Options {
     /// Rows from which on a graph is built, where the default is not wanted. For tests.
     #[doc(hidden)]
     pub graph_from: Option<u32>,
+    /// Payload bytes after which a batch goes on in another frame, where the default is not wanted. For tests.
+    #[doc(hidden)]
+    pub frame_bytes: Option<u64>,
 }
 
 impl Options {
@@ -56,6 +59,7 @@ impl Options {
             segment_bytes: 64 << 20,
             build_threads: 0,
             graph_from: None,
+            frame_bytes: None,
         }
     }
 

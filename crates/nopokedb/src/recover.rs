@@ -82,6 +82,7 @@ impl Engine {
         let mut replay = Replay::default();
         replay.read(&segments.load())?;
         let mut collections = BTreeMap::new();
+        replay.check_known(dir, &entries)?;
         for entry in entries.iter().filter(|e| !e.is_dropped()) {
             let puts = replay.collections.remove(&entry.id).unwrap_or_default();
             let of = ImageOf { vfs: &*vfs, dir, database: log.db_uuid(), collection: entry.id };
@@ -186,6 +187,20 @@ impl Replay {
             }
         }
         Ok(())
+    }
+}
+
+impl Replay {
+    /// A collection is in the manifest before it gets its first row, and stays there when it is dropped: rows of an unknown
+    /// one mean that the manifest is not the one that was acknowledged.
+    fn check_known(&self, dir: &Path, entries: &[CollectionEntry]) -> Result<()> {
+        match self.collections.keys().find(|id| entries.iter().all(|e| e.id != **id)) {
+            None => Ok(()),
+            Some(id) => {
+                let what = format!("the log holds rows of collection {}, which no intact manifest lists", id.0);
+                Err(Error::corruption(dir, 0, what))
+            }
+        }
     }
 }
 

@@ -51,6 +51,7 @@ impl Engine {
         let segments = log.segments();
         let log_bytes = segments.iter().map(|s| s.len()).sum();
         let visible_lsn = log.last_lsn().0;
+        let poisoned = log.poisoned().map(str::to_owned);
         drop(log);
         let applier = self.applier.stats();
         Ok(Stats {
@@ -66,7 +67,7 @@ impl Engine {
             ids_memory: generation.ids.bytes() as u64,
             visible_lsn,
             applied_lsn: applier.applied_lsn.0,
-            writes_stopped: self.check_writable().err().map(|e| e.to_string()),
+            writes_stopped: self.check_writable().err().map(|e| e.to_string()).or(poisoned),
             background_error: self.background.last_error(),
             sqlite_error: applier.degraded,
         })

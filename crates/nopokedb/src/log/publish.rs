@@ -79,11 +79,15 @@ impl Log {
     /// Changes the table of collections, for good once this returns.
     pub(crate) fn set_collections(&mut self, collections: &[CollectionEntry]) -> Result<()> {
         let before = std::mem::replace(&mut self.collections, collections.to_vec());
-        let published = self.publish_manifest(2);
-        if published.is_err() {
+        if let Err(e) = self.publish_manifest(1) {
             self.collections = before;
+            return Err(e);
         }
-        published
+        // From here on the change stands: the highest manifest has it, whatever becomes of the second copy, which only
+        // guards against damage to the first. Saying "refused" would be wrong after the next opening. The next manifest
+        // makes up for a copy that failed; a failed sync of the directory has poisoned the log by itself.
+        let _ = self.publish_manifest(1);
+        Ok(())
     }
 
     /// Puts the segment `new` (or nothing) in the place of the adjacent sealed segments `old`, for good, and then removes

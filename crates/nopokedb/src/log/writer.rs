@@ -265,7 +265,8 @@ impl Log {
 
     /// Why this log accepts no more writes, if so.
     pub(crate) fn poisoned(&self) -> Option<&str> {
-        self.poison.as_deref()
+        let failed = self.directory_failed.load(Ordering::Acquire).then_some("the log's directory could not be synced");
+        self.poison.as_deref().or(failed)
     }
 
     /// Gives `group` its LSNs, links and durable mark, at the tail.
@@ -486,8 +487,7 @@ impl Log {
     }
 
     pub(super) fn check_alive(&self) -> Result<()> {
-        let failed = self.directory_failed.load(Ordering::Acquire).then_some("the log's directory could not be synced");
-        match self.poison.as_deref().or(failed) {
+        match self.poisoned() {
             None => Ok(()),
             Some(why) => Err(Error::new(
                 ErrorKind::Closed,

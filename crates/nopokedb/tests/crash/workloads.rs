@@ -1,0 +1,205 @@
+//! The canonical workloads, one test each.
+
+use crate::support::Write::{Add, Batch, Create, Delete, Document, Drop, Given, Retag, Upsert};
+use crate::workload::*;
+
+fn xs(n: u16) -> Vec<f32> {
+    (0..n).map(f32::from).collect()
+}
+
+/// Adds rows with documents so long that four of them fill a segment.
+fn large(ids: std::ops::Range<u64>) -> Vec<Step> {
+    ids.flat_map(|id| [Do(Add(0, 1.0)), Do(Document(0, id, 14_000))]).collect()
+}
+
+fn steps(parts: impl IntoIterator<Item = Vec<Step>>) -> Vec<Step> {
+    parts.into_iter().flatten().collect()
+}
+
+#[test]
+fn w01_acknowledged_adds_survive() {
+    prove("adds", &[Do(Add(0, 1.0)), Do(Add(0, 2.0)), Do(Add(0, 3.0)), Do(Add(0, 4.0))]);
+}
+
+#[test]
+fn w02_a_batch_is_there_whole_or_not_at_all() {
+    prove("a batch", &[Do(Add(0, 1.0)), Do(Batch(0, xs(12))), Do(Add(0, 2.0))]);
+}
+
+#[test]
+fn w03_a_batch_over_several_frames_is_there_whole_or_not_at_all() {
+    prove("batches over frames", &[Do(Batch(0, xs(90))), Do(Batch(0, xs(60))), Do(Add(0, 2.0))]);
+}
+
+#[test]
+fn w04_given_ids_survive() {
+    prove("given ids", &[Do(Given(0, vec![(70, 1.0), (7, 2.0)])), Do(Add(0, 3.0)), Do(Given(0, vec![(8, 4.0)]))]);
+}
+
+#[test]
+fn w05_upserts_are_old_or_new() {
+    let writes = [Batch(0, xs(3)), Upsert(0, 1, 9.0), Upsert(0, 5, 8.0), Upsert(0, 1, 7.0), Upsert(0, 1, 6.0)];
+    prove("upserts", &writes.map(Do));
+}
+
+#[test]
+fn w06_changes_of_metadata_alone_keep_the_vector() {
+    let writes = [Batch(0, xs(3)), Retag(0, 0, 7), Document(0, 1, 50), Retag(0, 1, 8), Upsert(0, 1, 5.0)];
+    prove("metadata alone", &writes.map(Do));
+}
+
+#[test]
+fn w07_deleted_rows_stay_deleted() {
+    let writes = [Batch(0, xs(4)), Delete(0, 3), Delete(0, 0), Upsert(0, 0, 5.0), Delete(0, 0), Add(0, 6.0)];
+    prove("deletes", &writes.map(Do));
+}
+
+#[test]
+fn w08_ids_of_deleted_rows_are_not_given_again_after_reopening() {
+    prove(
+        "ids",
+        &[Do(Batch(0, xs(3))), Do(Delete(0, 2)), Reopen, Do(Add(0, 9.0)), Do(Delete(0, 3)), Die, Do(Add(0, 8.0))],
+    );
+}
+
+#[test]
+fn w09_full_segments_are_followed_by_others() {
+    prove("rolls", &large(0..4));
+}
+
+#[test]
+fn w10_footers_of_full_segments_change_nothing() {
+    prove("footers", &steps([large(0..3), vec![Quiet], large(3..4), vec![Quiet, Do(Add(0, 5.0))]]));
+}
+
+#[test]
+fn w11_a_write_longer_than_a_segment_gets_a_longer_one() {
+    let long = Do(Document(0, 0, 90_000));
+    prove("a long write", &[Do(Add(0, 1.0)), long, Do(Add(0, 2.0)), Do(Document(0, 1, 30_000)), Do(Add(0, 3.0))]);
+}
+
+#[test]
+fn w12_a_clean_close_loses_nothing() {
+    prove("a close", &[Do(Batch(0, xs(3))), Do(Delete(0, 0)), Close]);
+}
+
+#[test]
+fn w13_closing_and_opening_again_and_again_loses_nothing() {
+    prove("reopening", &[Do(Add(0, 1.0)), Reopen, Do(Add(0, 2.0)), Reopen, Reopen, Do(Delete(0, 0)), Reopen]);
+}
+
+#[test]
+fn w14_an_unclean_end_is_recovered_and_written_after() {
+    prove(
+        "unclean ends",
+        &[Do(Batch(0, xs(3))), Die, Do(Upsert(0, 1, 7.0)), Die, Die, Do(Add(0, 8.0)), Reopen, Do(Delete(0, 2))],
+    );
+}
+
+#[test]
+fn w15_unclean_ends_after_rolls_are_recovered() {
+    prove("unclean ends after rolls", &steps([large(0..3), vec![Die], large(3..5), vec![Die, Do(Add(0, 8.0))]]));
+}
+
+#[test]
+fn w16_an_idle_database_marks_what_is_durable() {
+    prove(
+        "watermarks",
+        &[Do(Add(0, 1.0)), Quiet, Do(Add(0, 2.0)), Do(Add(0, 3.0)), Quiet, Do(Delete(0, 0)), Die, Quiet],
+    );
+}
+
+#[test]
+fn w17_index_images_are_caches() {
+    prove("images", &[Do(Batch(0, xs(20))), Index, Save, Do(Add(0, 50.0)), Reopen, Do(Delete(0, 3))]);
+}
+
+#[test]
+fn w18_a_newer_image_takes_the_place_of_an_older_one() {
+    let more = Do(Batch(0, xs(10)));
+    let delete = Do(Delete(0, 3));
+    prove(
+        "newer images",
+        &[Do(Batch(0, xs(20))), Index, Save, more, delete, Index, Save, Do(Upsert(0, 4, 3.5)), Die, Save],
+    );
+}
+
+#[test]
+fn w19_rows_in_the_graph_may_be_replaced_and_deleted() {
+    let batch = Do(Batch(0, xs(16)));
+    prove(
+        "graph",
+        &[batch, Index, Do(Upsert(0, 3, 90.0)), Do(Delete(0, 5)), Index, Reopen, Do(Upsert(0, 3, 91.0)), Index],
+    );
+}
+
+#[test]
+fn w20_collections_are_made_whole() {
+    let writes = [Add(0, 1.0), Create(1), Add(1, 2.0), Create(2), Batch(2, xs(3)), Add(0, 3.0)];
+    prove("collections", &writes.map(Do));
+}
+
+#[test]
+fn w21_dropped_collections_stay_dropped() {
+    let before = [Create(1), Batch(1, xs(3)), Add(0, 1.0), Drop(1)].map(Do);
+    let after = [Add(0, 2.0), Create(1), Add(1, 9.0)].map(Do);
+    prove("drops", &steps([before.to_vec(), vec![Die], after.to_vec(), vec![Reopen, Do(Drop(1))]]));
+}
+
+#[test]
+fn w22_collections_with_images_of_their_own() {
+    let before = [Create(1), Batch(1, xs(12)), Batch(0, xs(12))].map(Do);
+    let middle = vec![Index, Save, Do(Delete(1, 3)), Do(Add(0, 5.0)), Reopen];
+    prove("images of collections", &steps([before.to_vec(), middle, vec![Do(Drop(1)), Save, Do(Add(0, 6.0))]]));
+}
+
+#[test]
+fn w23_segments_of_dead_rows_are_compacted_without_a_loss() {
+    let deletes = [Delete(0, 0), Delete(0, 1), Delete(0, 2), Upsert(0, 3, 4.0)].map(Do);
+    prove("compaction", &steps([large(0..5), deletes.to_vec(), vec![Quiet], large(5..6), vec![Quiet]]));
+}
+
+#[test]
+fn w24_compaction_between_unclean_ends() {
+    let deletes = [Delete(0, 0), Delete(0, 1), Delete(0, 2)].map(Do);
+    let end = vec![Do(Add(0, 5.0)), Quiet, Die, Do(Delete(0, 3))];
+    prove("compaction and unclean ends", &steps([large(0..4), deletes.to_vec(), vec![Die], end]));
+}
+
+#[test]
+fn w25_compaction_with_images_and_collections() {
+    let before =
+        [Create(1), Batch(1, xs(10)), Batch(0, xs(10)), Document(1, 0, 30_000), Document(0, 0, 30_000)].map(Do);
+    let dead = [Drop(1), Upsert(0, 0, 9.0), Document(0, 0, 30_000), Document(0, 0, 20_000)].map(Do);
+    let all = [before.to_vec(), vec![Index, Save], dead.to_vec(), vec![Quiet, Save, Reopen, Do(Add(0, 5.0))]];
+    prove("compaction, images, collections", &steps(all));
+}
+
+#[test]
+fn w26_writers_at_once_share_a_sync_and_lose_nothing() {
+    let writer = |t: u64| (0..3).map(|i| Given(0, vec![(100 * t + i, 1.0), (100 * t + i + 50, 2.0)])).collect();
+    prove_together("threads", &[Together((0..3).map(writer).collect()), Quiet, Together(vec![writer(3), writer(4)])]);
+}
+
+#[test]
+fn w27_everything_in_one_life() {
+    let life = vec![
+        Do(Batch(0, xs(10))),
+        Do(Create(1)),
+        Do(Batch(1, xs(5))),
+        Index,
+        Do(Document(0, 2, 40_000)),
+        Do(Delete(0, 1)),
+        Die,
+        Do(Document(1, 2, 40_000)),
+        Save,
+        Do(Upsert(0, 2, 3.0)),
+        Quiet,
+        Reopen,
+        Do(Drop(1)),
+        Do(Batch(0, xs(80))),
+        Die,
+        Do(Retag(0, 2, 5)),
+    ];
+    prove("everything", &life);
+}

@@ -1,0 +1,245 @@
+//! What the tests of durability share: writes as values, the model they lead to, and a database read in every way.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::collections::BTreeMap;
+
+use nopokedb::{
+    Change, Collection, CollectionOptions, Database, Metadata, Metric, NewRow, NewRows, Query, RecordId, Result,
+};
+
+/// Dimension of every vector in these tests.
+pub const DIM: usize = 2;
+/// The number of the collection every database has; the others are called "c1", "c2", ...
+pub const DEFAULT: u8 = 0;
+
+/// Whether the long versions are asked for.
+pub fn long() -> bool {
+    std::env::var("NOPOKEDB_CRASH").is_ok_and(|v| v == "long")
+}
+
+/// One write, to the collection numbered first.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// One row under the next automatic id.
+    Add(u8, f32),
+    /// Rows under the next automatic ids.
+    Batch(u8, Vec<f32>),
+    /// Rows under given ids.
+    Given(u8, Vec<(u64, f32)>),
+    /// Vector and metadata of a row, new or not.
+    Upsert(u8, u64, f32),
+    /// The metadata alone.
+    Retag(u8, u64, u32),
+    /// The document alone, of so many bytes.
+    Document(u8, u64, usize),
+    Delete(u8, u64),
+    Create(u8),
+    Drop(u8),
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Row {
+    pub x: f32,
+    pub tag: u32,
+    pub document: usize,
+}
+
+/// A collection as it should be.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rows {
+    pub rows: BTreeMap<u64, Row>,
+    /// No id from here on was ever given.
+    pub next: u64,
+}
+
+/// A database as it should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model(pub BTreeMap<u8, Rows>);
+
+impl Default for Model {
+    fn default() -> Self {
+        Model(BTreeMap::from([(DEFAULT, Rows::default())]))
+    }
+}
+
+impl Model {
+    pub fn of<'a>(writes: impl IntoIterator<Item = &'a Write>) -> Model {
+        let mut model = Model::default();
+        writes.into_iter().for_each(|w| model.apply(w));
+        model
+    }
+
+    /// A write that finds nothing to change (its collection was dropped, its row is gone) changes nothing.
+    pub fn apply(&mut self, write: &Write) {
+        match write {
+            Write::Create(c) => drop(self.0.entry(*c).or_default()),
+            Write::Drop(c) => drop(self.0.remove(c)),
+            Write::Add(c, x) => self.append(*c, &[*x]),
+            Write::Batch(c, xs) => self.append(*c, xs),
+            Write::Given(c, rows) => rows.iter().for_each(|(id, x)| self.put(*c, *id, |r| *r = Row::of(*x))),
+            Write::Upsert(c, id, x) => self.put(*c, *id, |r| (r.x, r.tag) = (*x, 1)),
+            Write::Retag(c, id, tag) => self.change(*c, *id, |r| r.tag = *tag),
+            Write::Document(c, id, len) => self.change(*c, *id, |r| r.document = *len),
+            Write::Delete(c, id) => {
+                if let Some(rows) = self.0.get_mut(c) {
+                    rows.rows.remove(id);
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, c: u8, xs: &[f32]) {
+        let Some(rows) = self.0.get(&c) else { return };
+        let first = rows.next;
+        (first..).zip(xs).for_each(|(id, x)| self.put(c, id, |r| *r = Row::of(*x)));
+    }
+
+    fn put(&mut self, c: u8, id: u64, set: impl FnOnce(&mut Row)) {
+        let Some(rows) = self.0.get_mut(&c) else { return };
+        set(rows.rows.entry(id).or_default());
+        rows.next = rows.next.max(id + 1);
+    }
+
+    fn change(&mut self, c: u8, id: u64, set: impl FnOnce(&mut Row)) {
+        if let Some(row) = self.0.get_mut(&c).and_then(|rows| rows.rows.get_mut(&id)) {
+            set(row);
+        }
+    }
+
+    /// The rows of each collection, without what only the model knows.
+    pub fn rows(&self) -> BTreeMap<u8, BTreeMap<u64, Row>> {
+        self.0.iter().map(|(c, rows)| (*c, rows.rows.clone())).collect()
+    }
+}
+
+impl Row {
+    pub fn of(x: f32) -> Row {
+        Row { x, ..Row::default() }
+    }
+}
+
+pub fn vector(x: f32) -> [f32; DIM] {
+    [x, 1.0]
+}
+
+pub fn tag(n: u32) -> Option<Metadata> {
+    Some(Metadata::from_json(&format!(r#"{{"tag":{n}}}"#)).unwrap())
+}
+
+/// A document of so many bytes that no other length gives a prefix of.
+pub fn document(len: usize) -> String {
+    let mut text = format!("{len:06}");
+    text.extend((6..len).map(|i| char::from(b'a' + u8::try_from((i + len) % 26).unwrap())));
+    text
+}
+
+pub fn name(c: u8) -> String {
+    if c == DEFAULT { "default".into() } else { format!("c{c}") }
+}
+
+pub fn collection(db: &Database, c: u8) -> Result<Collection> {
+    if c == DEFAULT {
+        return Ok(db.collection());
+    }
+    db.open_collection(&name(c), &CollectionOptions { metric: Metric::L2, ..CollectionOptions::new(DIM) })
+}
+
+/// Does `write`, once.
+pub fn perform(db: &Database, write: &Write) -> Result<()> {
+    let on = |c: &u8| match db.collections()?.contains(&name(*c)) {
+        true => collection(db, *c),
+        false => Err(nopokedb::Error::argument(format!("there is no collection {}", name(*c)))),
+    };
+    match write {
+        Write::Create(c) => collection(db, *c).map(drop),
+        Write::Drop(c) => db.drop_collection(&name(*c)).map(drop),
+        Write::Add(c, x) => on(c)?.add(&vector(*x), NewRow { metadata: tag(0), ..NewRow::default() }).map(drop),
+        Write::Batch(c, xs) => add_many(&on(c)?, xs.iter().copied(), None),
+        Write::Given(c, rows) => {
+            let ids = rows.iter().map(|r| RecordId(r.0)).collect();
+            add_many(&on(c)?, rows.iter().map(|r| r.1), Some(ids))
+        }
+        Write::Upsert(c, id, x) => {
+            let change = Change { vector: Some(vector(*x).to_vec()), metadata: tag(1), document: None };
+            on(c)?.upsert(RecordId(*id), change)
+        }
+        Write::Retag(c, id, n) => on(c)?.upsert(RecordId(*id), Change { metadata: tag(*n), ..Change::default() }),
+        Write::Document(c, id, len) => {
+            on(c)?.upsert(RecordId(*id), Change { document: Some(document(*len)), ..Change::default() })
+        }
+        Write::Delete(c, id) => on(c)?.delete(RecordId(*id)).map(drop),
+    }
+}
+
+fn add_many(c: &Collection, xs: impl Iterator<Item = f32>, ids: Option<Vec<RecordId>>) -> Result<()> {
+    let vectors: Vec<f32> = xs.flat_map(vector).collect();
+    let metadatas = Some(vec![tag(0); vectors.len() / DIM]);
+    c.add_many(&vectors, NewRows { ids, metadatas, documents: None }).map(drop)
+}
+
+/// What a database serves, read in every way there is, each compared with the others.
+pub fn served(db: &Database) -> BTreeMap<u8, BTreeMap<u64, Row>> {
+    let number = |name: &str| if name == "default" { DEFAULT } else { name[1..].parse().unwrap() };
+    let names = db.collections().unwrap();
+    names.iter().map(|n| (number(n), served_by(&collection(db, number(n)).unwrap()))).collect()
+}
+
+/// The rows of one collection: found by search, by exact search, and one by one.
+pub fn served_by(c: &Collection) -> BTreeMap<u64, Row> {
+    let mut rows = BTreeMap::new();
+    let len = c.len().unwrap();
+    if len == 0 {
+        assert!(c.is_empty().unwrap());
+        assert!(c.query(&vector(0.0), &Query::nearest(1)).is_err());
+        return rows;
+    }
+    let at = 0.25;
+    let hits = c.query(&vector(at), &Query::nearest(len + 10)).unwrap();
+    let exact = c.query(&vector(at), &Query { exact: true, ..Query::nearest(len + 10) }).unwrap();
+    let sorted = |hits: &[nopokedb::Hit]| {
+        let mut ids: Vec<u64> = hits.iter().map(|h| h.id.0).collect();
+        ids.sort_unstable();
+        ids
+    };
+    assert_eq!(sorted(&hits), sorted(&exact), "search and exact search find different rows");
+    assert!(hits.windows(2).all(|w| w[0].distance <= w[1].distance), "hits are not in order");
+    for hit in hits {
+        let row = c.get(hit.id).unwrap().expect("a hit can be got");
+        assert!(c.contains(hit.id).unwrap());
+        assert_eq!(hit.metadata, row.metadata, "a hit and its row differ");
+        assert_eq!((row.vector.len(), row.vector[1]), (DIM, 1.0));
+        let (x, distance) = (row.vector[0], (row.vector[0] - at).powi(2));
+        assert!((hit.distance - distance).abs() <= distance * 1e-5, "{} is not {distance} away", hit.distance);
+        let tag = row.metadata.unwrap().to_map()["tag"].as_u64().unwrap();
+        let text = row.document.unwrap_or_default();
+        assert!(text.is_empty() || text == document(text.len()), "a document changed");
+        let row = Row { x, tag: u32::try_from(tag).unwrap(), document: text.len() };
+        assert!(rows.insert(hit.id.0, row).is_none(), "a hit came twice");
+    }
+    assert_eq!(rows.len(), len, "search and len() disagree");
+    rows
+}
+
+/// A small generator, so that every run is the same for a seed.
+#[derive(Clone, Debug)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.next() % n as u64).unwrap()
+    }
+
+    /// True `percent` times in a hundred.
+    pub fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+}
