@@ -145,6 +145,9 @@ impl Engine {
         }
         self.seal_segments()?;
         self.rebuild_collections()?;
+        for generation in self.all_collections().iter().map(|c| c.generation()).filter(|g| g.wants_repair()) {
+            generation.repair(self.build_threads(), &self.background.stop)?;
+        }
         self.compact_log()?;
         self.checkpoint_if_due()
     }

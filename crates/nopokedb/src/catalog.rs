@@ -87,6 +87,7 @@ impl Engine {
         log.set_collections(&entries)?;
         collection.dropped.store(true, SeqCst);
         self.remove_collection(collection.id);
+        collection.generation().abandon();
         drop(log);
         self.background.wake();
         Ok(true)

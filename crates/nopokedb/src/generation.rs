@@ -8,7 +8,8 @@
 //!    generation they started with.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use arc_swap::ArcSwap;
 
@@ -17,8 +18,9 @@ use crate::index::{Image, Index, IndexParams};
 use crate::log::frame::{FrameView, RowKind};
 use crate::log::segment::Segment;
 use crate::types::{Lsn, RecordId, Slot};
+use crate::vectors::Visibility;
 use crate::vectors::ids::IdMap;
-use crate::vectors::rows::{Loc, Rows, SharedSegments};
+use crate::vectors::rows::{GONE, Loc, Rows, SharedSegments};
 use crate::vectors::view::{Snapshot, StoredVectors, View};
 
 /// Rows, ids, index and published snapshot of one slot numbering.
@@ -29,6 +31,8 @@ pub(crate) struct Generation {
     pub(crate) index: Index,
     pub(crate) snapshot: ArcSwap<Snapshot>,
     segments: SharedSegments,
+    /// How many slots were dead at the last repair of the graph.
+    repaired: AtomicU32,
 }
 
 impl Generation {
@@ -55,6 +59,7 @@ impl Generation {
             index: index(*params, Arc::new(source)),
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             segments: segments.clone(),
+            repaired: AtomicU32::new(0),
         }
     }
 
@@ -74,6 +79,48 @@ impl Generation {
     pub(crate) fn absorb(&self, threads: usize, stop: &AtomicBool) -> Result<usize> {
         let view = self.view();
         self.index.absorb(view.snapshot.len, threads, &view, stop)
+    }
+
+    /// Takes the rows that are dead now out of the graph. Returns the LSN at which they were dead, or 0 if told to stop
+    /// before it was done.
+    pub(crate) fn repair(&self, threads: usize, stop: &AtomicBool) -> Result<Lsn> {
+        let view = self.view();
+        let dead = view.snapshot.len - view.snapshot.live;
+        if dead != self.repaired.load(Relaxed) {
+            self.index.repair(threads, &view, stop)?;
+            if stop.load(Relaxed) {
+                return Ok(Lsn(0));
+            }
+            self.repaired.store(dead, Relaxed);
+        }
+        Ok(view.snapshot.lsn)
+    }
+
+    /// Whether so many rows died since the last repair that walks waste time on them.
+    pub(crate) fn wants_repair(&self) -> bool {
+        let snapshot = **self.snapshot.load();
+        let dead = (snapshot.len - snapshot.live).saturating_sub(self.repaired.load(Relaxed));
+        dead > 0 && u64::from(dead) * 10 > u64::from(self.index.graph_len())
+    }
+
+    /// Marks a slot dead from `lsn` on, and counts its row among the dead of its segment. Writer only.
+    fn bury(&self, slot: Slot, lsn: Lsn) {
+        self.rows.kill(slot, lsn);
+        self.count_dead(slot);
+    }
+
+    /// Counts a slot's row among the dead of its segment.
+    fn count_dead(&self, slot: Slot) {
+        let loc = self.rows.loc(slot);
+        if let Some(segment) = self.segments.load().get(loc.segment()).filter(|_| loc != GONE) {
+            segment.add_dead(1);
+        }
+    }
+
+    /// Counts every live row among the dead of its segment: the collection is dropped.
+    pub(crate) fn abandon(&self) {
+        let view = self.view();
+        (0..view.snapshot.len).map(Slot).filter(|&s| view.is_live(s)).for_each(|slot| self.count_dead(slot));
     }
 
     /// The next slot to fill. Writer only: during an apply it runs ahead of the snapshot.
@@ -109,10 +156,13 @@ impl Apply<'_> {
                         g.rows.set(slot, row.id, row.lsn, Loc::new(segment.no(), offset));
                         ids.put(row.id, slot)
                     }
-                    _ => ids.remove(row.id),
+                    _ => {
+                        segment.add_dead(1);
+                        ids.remove(row.id)
+                    }
                 };
                 if let Some(dead) = replaced {
-                    g.rows.kill(dead, row.lsn);
+                    g.bury(dead, row.lsn);
                 }
                 self.lsn = self.lsn.max(row.lsn);
             }

@@ -19,13 +19,13 @@ use crate::vectors::rows::Loc;
 /// Fewer dead slots than this are not worth a rebuild.
 const MIN_DEAD: u32 = 4_096;
 
-/// Whether `dead` of `len` slots are too many.
+/// Whether `dead` of `len` slots are too many. Repair keeps the graph good without them; this is about memory.
 fn due(dead: u32, len: u32) -> bool {
-    dead >= MIN_DEAD && u64::from(dead) * 5 > u64::from(len)
+    dead >= MIN_DEAD && u64::from(dead) * 2 > u64::from(len)
 }
 
 impl Engine {
-    /// Rebuilds the collections whose slots are more than a fifth dead. Returns how many were rebuilt.
+    /// Rebuilds the collections whose slots are more than half dead. Returns how many were rebuilt.
     pub(crate) fn rebuild_collections(&self) -> Result<usize> {
         let mut rebuilt = 0;
         for collection in self.all_collections() {
@@ -86,9 +86,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rebuild_is_due_past_a_fifth_and_not_for_a_handful() {
+    fn a_rebuild_is_due_past_one_half_and_not_for_a_handful() {
         assert!(!due(MIN_DEAD - 1, MIN_DEAD));
-        assert!(!due(5_000, 25_000));
-        assert!(due(5_001, 25_000));
+        assert!(!due(5_000, 10_000));
+        assert!(due(5_001, 10_000));
     }
 }

@@ -26,8 +26,7 @@ use crate::index::{Image, IndexParams};
 use crate::io::atomic::create_dir_durable;
 use crate::io::lock;
 use crate::io::vfs::{EntryKind, Vfs};
-use crate::log::RowKind;
-use crate::log::{CollectionEntry, DirState, Log, LogOptions, inspect};
+use crate::log::{CollectionEntry, DirState, Log, LogOptions, RowKind, SegmentKind, inspect};
 use crate::meta::{Applier, MetaLocation, MetaStore};
 use crate::options::{Options, narrow};
 use crate::types::{CollectionId, Lsn, RecordId};
@@ -88,6 +87,10 @@ impl Engine {
             let of = ImageOf { vfs: &*vfs, dir, database: log.db_uuid(), collection: entry.id };
             let core = restore(of, entry, options, &puts, &segments, log.last_lsn())?;
             collections.insert(entry.id, Arc::new(core));
+        }
+        // What is left belongs to dropped collections.
+        for put in replay.collections.values().flat_map(|puts| &puts.rows).filter(|put| put.died == Lsn(0)) {
+            count_dead(&segments.load(), put.loc);
         }
         let applier = start_applier(meta, &log, &segments)?;
         Ok(Engine::assemble(Parts {
@@ -179,10 +182,15 @@ impl Replay {
                 let puts = self.collections.entry(table.collection()).or_default();
                 for i in 0..table.len() {
                     let entry = table.entry(i)?;
-                    let offset = table.vector_offset(&entry)?;
-                    let loc =
-                        offset.filter(|_| entry.kind == RowKind::Put).map(|offset| Loc::new(segment.no(), offset));
-                    puts.row(RecordId(entry.id), table.lsn(&entry), loc);
+                    let offset = table.vector_offset(&entry)?.filter(|_| entry.kind == RowKind::Put);
+                    let loc = offset.map(|offset| Loc::new(segment.no(), offset));
+                    if loc.is_none() && segment.kind() == SegmentKind::Raw {
+                        // In a compact segment a DELETE is there because it is needed still.
+                        segment.add_dead(1);
+                    }
+                    if let Some(replaced) = puts.row(RecordId(entry.id), table.lsn(&entry), loc) {
+                        count_dead(segments, replaced);
+                    }
                 }
             }
         }
@@ -204,8 +212,16 @@ impl Replay {
     }
 }
 
+/// Counts a row among the dead of its segment.
+fn count_dead(segments: &SegmentTable, loc: Loc) {
+    if let Some(segment) = segments.get(loc.segment()) {
+        segment.add_dead(1);
+    }
+}
+
 impl Puts {
-    fn row(&mut self, id: RecordId, lsn: Lsn, loc: Option<Loc>) {
+    /// Takes in the next row; returns the place of the row it replaces.
+    fn row(&mut self, id: RecordId, lsn: Lsn, loc: Option<Loc>) -> Option<Loc> {
         let replaced = match loc {
             Some(loc) => {
                 self.next_id = self.next_id.max(id.0 + 1);
@@ -214,9 +230,9 @@ impl Puts {
             }
             None => self.latest.remove(&id.0),
         };
-        if let Some(old) = replaced {
-            self.rows[old].died = lsn;
-        }
+        let old = &mut self.rows[replaced?];
+        old.died = lsn;
+        Some(old.loc)
     }
 }
 

@@ -158,7 +158,9 @@ impl Size {
         let rows = segment.rows().max(1);
         let live = u128::from(segment.payload_bytes()) * u128::from(rows.saturating_sub(dead)) / u128::from(rows);
         let live = u64::try_from(live).unwrap_or(u64::MAX);
-        Size { sealed: segment.footer().is_some(), len: segment.len(), live }
+        // What a compact segment has besides its rows, a compaction cannot save.
+        let len = if segment.kind() == SegmentKind::Compact { segment.payload_bytes() } else { segment.len() };
+        Size { sealed: segment.footer().is_some(), len, live }
     }
 
     fn wasteful(&self) -> bool {
@@ -166,16 +168,18 @@ impl Size {
     }
 }
 
-/// Copies the rows for which `is_live` says so (it is asked for PUT rows, with the number of the segment they are in).
+/// Copies the rows for which `is_live` says so (it is asked for PUT rows, with the collection they are in), and the
+/// DELETE rows of ids for which `kills` says that an older segment still has a PUT of it.
 pub(crate) fn compact(
     vfs: &dyn Vfs,
     job: &Compaction,
-    is_live: &dyn Fn(&RowView<'_>, SegmentNo) -> bool,
+    is_live: &dyn Fn(&RowView<'_>, CollectionId) -> bool,
+    kills: &dyn Fn(RecordId, CollectionId) -> bool,
 ) -> Result<Compacted> {
     let old = job.inputs.iter().map(|s| s.no()).collect();
-    let keep = |row: &RowView<'_>, no| match row.kind {
-        RowKind::Put => is_live(row, no),
-        RowKind::Delete => !job.drop_deletes,
+    let keep = |row: &RowView<'_>, collection| match row.kind {
+        RowKind::Put => is_live(row, collection),
+        RowKind::Delete => !job.drop_deletes && kills(row.id, collection),
     };
     if !any_row(job, &keep)? {
         let dropped = job.inputs.iter().map(|s| s.rows()).sum();
@@ -209,11 +213,12 @@ fn file_name(path: &std::path::Path) -> String {
     path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn any_row(job: &Compaction, keep: &dyn Fn(&RowView<'_>, SegmentNo) -> bool) -> Result<bool> {
+fn any_row(job: &Compaction, keep: &dyn Fn(&RowView<'_>, CollectionId) -> bool) -> Result<bool> {
     for segment in &job.inputs {
         for frame in segment.frames() {
-            for row in frame?.rows() {
-                if keep(&row?, segment.no()) {
+            let frame = frame?;
+            for row in frame.rows() {
+                if keep(&row?, frame.collection()) {
                     return Ok(true);
                 }
             }
@@ -246,7 +251,7 @@ impl<'a> Copy<'a> {
         Copy { file, header, end: 0, chain: header.prev_chain, frames, blocks, moves, dropped: 0, first, last, pending }
     }
 
-    fn copy(&mut self, job: &Compaction, keep: &dyn Fn(&RowView<'_>, SegmentNo) -> bool) -> Result<()> {
+    fn copy(&mut self, job: &Compaction, keep: &dyn Fn(&RowView<'_>, CollectionId) -> bool) -> Result<()> {
         self.write(job, &[&self.header.encode()])?;
         let mut builder: Option<FrameBuilder> = None;
         for segment in &job.inputs {
@@ -259,7 +264,7 @@ impl<'a> Copy<'a> {
                 let builder = builder.get_or_insert_with(|| FrameBuilder::with_limit(collection, dim, FRAME_LIMIT));
                 for row in frame.rows() {
                     let row = row?;
-                    if keep(&row, segment.no()) {
+                    if keep(&row, collection) {
                         self.add(job, builder, &row, segment.no())?;
                     } else {
                         self.dropped += 1;

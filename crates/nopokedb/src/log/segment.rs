@@ -66,6 +66,8 @@ pub(crate) struct Segment {
     /// Bytes of frame headers and payloads.
     used: AtomicU64,
     last_lsn: AtomicU64,
+    /// Rows that a compaction would drop, as far as the engine has counted: a hint, kept in memory only.
+    dead: AtomicU64,
     sealed: OnceLock<Sealed>,
 }
 
@@ -84,8 +86,19 @@ impl Segment {
         let (end_of_frames, rows, used) = counts;
         let frames_of = Directory::new(&[]);
         let sealed = OnceLock::new();
-        let segment =
-            Segment { path, file, region, header, frames: frames_of, end: end_of_frames, rows, used, last_lsn, sealed };
+        let segment = Segment {
+            path,
+            file,
+            region,
+            header,
+            frames: frames_of,
+            end: end_of_frames,
+            rows,
+            used,
+            last_lsn,
+            dead: AtomicU64::new(0),
+            sealed,
+        };
         frames.iter().for_each(|f| segment.publish(*f));
         segment.end.store(end, Ordering::Release);
         segment
@@ -269,6 +282,16 @@ impl Segment {
             }
         }
         Err(no_row())
+    }
+
+    /// Counts `n` more rows that a compaction would drop.
+    pub(crate) fn add_dead(&self, n: u64) {
+        self.dead.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Rows that a compaction would drop.
+    pub(crate) fn dead_rows(&self) -> u64 {
+        self.dead.load(Ordering::Relaxed)
     }
 
     /// Verifies every block now. For `check()`; opening never needs it.

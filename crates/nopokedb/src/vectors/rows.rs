@@ -21,7 +21,7 @@ use crate::log::segment::Segment;
 use crate::types::{Lsn, RecordId, SegmentNo, Slot};
 
 /// A row's place: segment number in the upper 24 bits, byte offset of its vector in the lower 40.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Loc(pub(crate) u64);
 
 /// The location of a dead row whose bytes compaction has dropped.
@@ -140,6 +140,16 @@ impl Rows {
     /// The LSN that wrote the slot.
     pub(crate) fn lsn(&self, slot: Slot) -> Lsn {
         Lsn(self.lsns.at(slot.index()).load(Relaxed))
+    }
+
+    /// The slot below `len` that `lsn` wrote, if there is one.
+    pub(crate) fn slot_of(&self, lsn: Lsn, len: u32) -> Option<Slot> {
+        let (mut low, mut high) = (0, len);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.lsn(Slot(middle)) < lsn { low = middle + 1 } else { high = middle }
+        }
+        (low < len && self.lsn(Slot(low)) == lsn).then_some(Slot(low))
     }
 
     /// Where the slot's vector is now.

@@ -46,7 +46,7 @@ fn compact_now(log: &mut Log, vfs: &dyn Vfs, old: Option<Vec<SegmentNo>>) -> Res
     let Some(old) = old.or_else(|| log.pick_compaction(&|no| dead[&no])) else { return Ok(None) };
     let live = records(log);
     let job = log.plan_compaction(&old, &|no| dead[&no])?;
-    let done = compact(vfs, &job, &|row, _| live.get(&row.id.0) == Some(&row.lsn.0))?;
+    let done = compact(vfs, &job, &|row, _| live.get(&row.id.0) == Some(&row.lsn.0), &|_, _| true)?;
     log.replace_segments(&done.old, done.new.clone(), &[collection()], &|_| 0)?;
     Ok(Some(done))
 }
@@ -152,7 +152,7 @@ fn damage_in_an_input_stops_the_compaction() {
     let path = log.segments()[0].path().to_owned();
     disk.flip_bit(&path, 4096 + 128 + 3, 1);
     let job = log.plan_compaction(&old, &|_| 0).unwrap();
-    let error = compact(&*vfs(&disk), &job, &|_, _| true).unwrap_err();
+    let error = compact(&*vfs(&disk), &job, &|_, _| true, &|_, _| true).unwrap_err();
     assert_eq!(error.kind(), crate::error::ErrorKind::Corruption);
     assert!(error.message().contains(&path.display().to_string()), "{error}");
     assert_eq!(log.segments().len(), old.len() + 1);

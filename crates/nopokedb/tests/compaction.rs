@@ -1,0 +1,136 @@
+//! Deleted and replaced rows give their space back by themselves, and nothing else is lost by it.
+#![allow(clippy::disallowed_methods)] // these tests measure the directory
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nopokedb::{Change, Collection, Database, Metadata, NewRows, Options, Query, RecordId};
+
+const DIM: usize = 16;
+
+fn options() -> Options {
+    Options { segment_bytes: 128 << 10, graph_from: Some(200), ..Options::new(DIM) }
+}
+
+fn vector(seed: u64) -> Vec<f32> {
+    (0..DIM as u64).map(|d| (((seed + 1) * (d + 3)) as f32 * 0.7371).sin()).collect()
+}
+
+fn add(c: &Collection, ids: std::ops::Range<u64>) {
+    let vectors: Vec<f32> = ids.clone().flat_map(vector).collect();
+    let metadatas = ids.clone().map(|i| Some(Metadata::from_json(&format!(r#"{{"i":{i}}}"#)).unwrap())).collect();
+    let rows = NewRows { ids: Some(ids.map(RecordId).collect()), metadatas: Some(metadatas), documents: None };
+    c.add_many(&vectors, rows).unwrap();
+}
+
+fn size(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    entries.map(|e| if e.file_type().unwrap().is_dir() { size(&e.path()) } else { e.metadata().unwrap().len() }).sum()
+}
+
+/// Waits until `done`, which the background worker brings about; fails after a time no machine needs.
+fn eventually(db: &Database, what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} did not come about: {:?}", db.stats());
+        std::thread::yield_now();
+    }
+}
+
+fn check(c: &Collection, ids: impl Iterator<Item = u64>) {
+    let mut n = 0;
+    for i in ids {
+        n += 1;
+        let row = c.get(RecordId(i)).unwrap().unwrap_or_else(|| panic!("row {i} is lost"));
+        assert_eq!((row.vector, row.metadata.unwrap().as_json().to_owned()), (vector(i), format!(r#"{{"i":{i}}}"#)));
+        assert_eq!(c.query(&vector(i), &Query::nearest(1)).unwrap()[0].id, RecordId(i));
+    }
+    assert_eq!(c.len().unwrap(), n);
+}
+
+#[test]
+fn the_log_shrinks_after_deletes_and_every_live_row_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path(), options()).unwrap();
+    let c = db.collection();
+    for start in (0..1_500).step_by(500) {
+        add(&c, start..start + 500);
+    }
+    let full = db.stats().unwrap().log_bytes;
+    for i in (0..1_500).filter(|i| i % 4 != 0) {
+        assert!(c.delete(RecordId(i)).unwrap());
+    }
+    eventually(&db, "a log of half the size", || db.stats().unwrap().log_bytes < full / 2);
+    check(&c, (0..1_500).step_by(4));
+    db.close().unwrap();
+    drop((c, db));
+    let db = Database::open(dir.path(), options()).unwrap();
+    check(&db.collection(), (0..1_500).step_by(4));
+}
+
+#[test]
+fn the_log_shrinks_after_upserts_and_searches_during_it_stay_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path(), options()).unwrap();
+    let c = db.collection();
+    add(&c, 0..600);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for i in 300..600 {
+                    assert_eq!(c.query(&vector(i), &Query::nearest(1)).unwrap()[0].id, RecordId(i));
+                }
+            }
+        });
+        for round in 0..3u64 {
+            for i in 0..300 {
+                let change = Change { vector: Some(vector(10_000 + round)), ..Change::default() };
+                c.upsert(RecordId(i), change).unwrap();
+            }
+        }
+        for i in 0..300 {
+            c.upsert(RecordId(i), Change { vector: Some(vector(i)), ..Change::default() }).unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    eventually(&db, "a log of few segments", || db.stats().unwrap().segments <= 8);
+    check(&c, 0..600);
+}
+
+#[test]
+fn adding_and_deleting_for_ever_does_not_grow_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path(), options()).unwrap();
+    let c = db.collection();
+    add(&c, 0..100);
+    let mut after_four = 0;
+    for round in 1..=12u64 {
+        add(&c, round * 1_000..round * 1_000 + 150);
+        for i in round * 1_000..round * 1_000 + 150 {
+            c.delete(RecordId(i)).unwrap();
+        }
+        if round == 4 {
+            eventually(&db, "compaction", || db.stats().unwrap().log_bytes < 1 << 20);
+            after_four = size(dir.path());
+        }
+    }
+    eventually(&db, "a directory no larger than after four rounds", || size(dir.path()) <= after_four + (384 << 10));
+    check(&c, 0..100);
+    assert_eq!(db.stats().unwrap().background_error, None);
+}
+
+#[test]
+fn a_dropped_collection_gives_its_space_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path(), options()).unwrap();
+    add(&db.collection(), 0..100);
+    let doomed = db.open_collection("doomed", &nopokedb::CollectionOptions::new(DIM)).unwrap();
+    for start in (0..4_000).step_by(500) {
+        add(&doomed, start..start + 500);
+    }
+    let full = db.stats().unwrap().log_bytes;
+    db.drop_collection("doomed").unwrap();
+    eventually(&db, "a log of a quarter of the size", || db.stats().unwrap().log_bytes < full / 4);
+    check(&db.collection(), 0..100);
+}
