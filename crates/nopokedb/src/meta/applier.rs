@@ -6,7 +6,6 @@
 //! after those in hand were dropped); apply the batches in hand (rows that the replay brought already are skipped).
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -33,8 +32,8 @@ const ATTEMPTS: u32 = 3;
 pub(crate) struct Applier {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
-    /// This is a forked child: the thread is not here, and the file belongs to the parent.
-    abandoned: AtomicBool,
+    /// The process that started the thread. In a forked child there is no such thread, and the file is the parent's.
+    pid: u32,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -61,7 +60,7 @@ impl Applier {
             .name("nopokedb-meta".into())
             .spawn(move || worker.run())
             .map_err(|e| Error::io("start a thread for", "meta.sqlite".as_ref(), e))?;
-        Ok(Applier { shared, readers, abandoned: AtomicBool::new(false), thread: Mutex::new(Some(thread)) })
+        Ok(Applier { shared, readers, pid: std::process::id(), thread: Mutex::new(Some(thread)) })
     }
 
     /// Hands in committed rows, in LSN order. Waits if very much is queued already.
@@ -140,7 +139,11 @@ impl Applier {
     }
 
     /// Applies what was submitted, checkpoints, closes the file and ends the thread. Nothing depends on its success.
+    /// In a forked child it does nothing.
     pub(crate) fn shutdown(&self) {
+        if self.pid != std::process::id() {
+            return;
+        }
         self.readers.move_to(super::connection::Place::of(super::MetaLocation::Memory));
         self.shared.ask_to_stop();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -150,18 +153,9 @@ impl Applier {
     }
 }
 
-impl Applier {
-    /// After a fork, in the child: from here on, dropping this does nothing.
-    pub(crate) fn abandon(&self) {
-        self.abandoned.store(true, Relaxed);
-    }
-}
-
 impl Drop for Applier {
     fn drop(&mut self) {
-        if !self.abandoned.load(Relaxed) {
-            self.shutdown();
-        }
+        self.shutdown();
     }
 }
 

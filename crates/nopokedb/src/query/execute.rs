@@ -38,7 +38,7 @@ pub(crate) fn run(
     let mut hits = Vec::with_capacity(nearest.len());
     for (distance, slot) in nearest {
         let hit = view.with_row(slot, |row| {
-            let metadata = row.metadata.map(|text| Metadata::from_trusted(text.into()));
+            let metadata = row.metadata.map(|text| Metadata::from_stored(text.into()));
             Ok(Hit { id: row.id, score: metric.score(distance), distance, metadata })
         })?;
         match hit {
