@@ -114,6 +114,21 @@ impl<T: Plain> AppendArena<T> {
         unsafe { std::slice::from_raw_parts(base.add(offset * self.stride), self.stride) }
     }
 
+    /// Row `index` without asking whether it is published.
+    ///
+    /// # Safety
+    /// `index` is below a length that [`AppendArena::len`] has returned.
+    #[inline]
+    pub(crate) unsafe fn row_unchecked(&self, index: usize) -> &[T] {
+        let (bucket, offset) = self.locate(index);
+        // SAFETY: as in `row`; the caller has made the comparison. `locate` gives a bucket below `BUCKETS` for any row that
+        // was ever appended.
+        unsafe {
+            let base = self.buckets.get_unchecked(bucket).load(Ordering::Relaxed);
+            std::slice::from_raw_parts(base.add(offset * self.stride), self.stride)
+        }
+    }
+
     /// The longest run of rows `[index, ...)` below `end` that is contiguous in memory: its elements, at least one row.
     /// Panics unless `index < end <= len()`. Scans walk the arena with it, a few runs in all.
     #[inline]

@@ -49,7 +49,7 @@ pub struct Affine {
 }
 
 impl NibbleQuery<'_> {
-    fn check(self) {
+    pub(crate) fn check(self) {
         assert_eq!(self.high.len(), self.low.len(), "the planes of a query differ in length");
         assert!(self.high.len().is_multiple_of(CODE_BYTES), "codes are a multiple of {CODE_BYTES} bytes");
     }

@@ -29,6 +29,7 @@ mod aarch64_codes;
 mod arena;
 pub mod cast;
 mod codes;
+mod gather;
 mod prefetch;
 pub mod scalar;
 mod table;

@@ -96,6 +96,11 @@ impl Flat {
         self.codes.load_full()
     }
 
+    /// Whether rows have codes.
+    pub(crate) fn has_codes(&self) -> bool {
+        self.source.dim() > EXACT_DIM
+    }
+
     /// Bytes held in memory.
     pub(crate) fn bytes(&self) -> usize {
         self.codes().bytes()

@@ -15,6 +15,7 @@ pub(crate) mod flat;
 #[cfg(test)]
 mod flat_tests;
 pub(crate) mod hnsw;
+mod near;
 mod plan;
 mod space;
 #[cfg(test)]
@@ -33,15 +34,18 @@ pub(crate) use hnsw::image::Image;
 use crate::error::Result;
 use crate::io::vfs::Vfs;
 use crate::types::{CollectionId, Lsn, Metric, Slot};
+use crate::vectors::code_query::Plane;
+use crate::vectors::codes::Codes;
 use crate::vectors::{VectorSource, Visibility};
 use flat::{Flat, FlatScratch, Sight};
 use hnsw::check::{GraphReport, check};
 use hnsw::graph::{Graph, MAX_SLOTS};
 use hnsw::image::{self, Stamp};
 use hnsw::insert::{Absorb, BuildParams, Builder};
-use hnsw::search::Walker;
+use hnsw::search::{Field, Walker};
+use near::{Near, Probe};
 use plan::Plan;
-use space::{Probe, Space, Stored};
+use space::{Space, Stored};
 use topk::TopK;
 
 /// Below this many rows a scan beats any graph, so none is built.
@@ -49,6 +53,9 @@ pub(crate) const DEFAULT_GRAPH_FROM: u32 = 10_000;
 
 /// How much nearer to each other than to the node two neighbours must be for one to be dropped; see [`hnsw::neighbors`].
 const ALPHA: f32 = 1.0;
+
+/// Standard deviations of a code's error that re-ranking allows for.
+const RERANK_DEVIATIONS: f32 = 2.6;
 
 /// What an index is made of. All but `graph_from` are facts of the collection.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -225,9 +232,11 @@ impl Index {
         // A poisoned lock means that an absorber panicked before publishing; its memory is only scratch.
         let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.graph.len();
-        let absorb = self.absorber(threads);
         let is_live = |slot: u32| may_live(view, slot);
-        while !stop.load(Ordering::Relaxed) && absorb.batch(upto, &is_live, &mut builder)? {}
+        // The codes may be replaced at any time; one batch uses one set.
+        while !stop.load(Ordering::Relaxed)
+            && self.absorber(self.codes().as_deref(), threads).batch(upto, &is_live, &mut builder)?
+        {}
         Ok((self.graph.len() - before) as usize)
     }
 
@@ -235,12 +244,17 @@ impl Index {
     /// nodes got new links. They stay covered. Can be stopped and called again; the outcome does not depend on `threads`.
     pub(crate) fn repair(&self, threads: usize, view: &dyn Visibility, stop: &AtomicBool) -> Result<usize> {
         let mut builder = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
-        self.absorber(threads).repair(&|slot| may_live(view, slot), stop, &mut builder)
+        self.absorber(self.codes().as_deref(), threads).repair(&|slot| may_live(view, slot), stop, &mut builder)
     }
 
-    fn absorber(&self, threads: usize) -> Absorb<'_> {
+    /// The codes, if rows have any.
+    fn codes(&self) -> Option<Arc<Codes>> {
+        self.flat.has_codes().then(|| self.flat.codes())
+    }
+
+    fn absorber<'a>(&'a self, codes: Option<&'a Codes>, threads: usize) -> Absorb<'a> {
         let params = BuildParams { m: self.params.m, ef_construction: self.params.ef_construction, alpha: ALPHA };
-        Absorb { graph: &self.graph, space: &self.space, params, threads }
+        Absorb { graph: &self.graph, rows: Near { space: &self.space, codes }, params, threads }
     }
 
     /// The `k` rows of `view` nearest to `vector` by beam search of width `ef` (exact where that is cheaper), ascending.
@@ -267,11 +281,11 @@ impl Index {
         view: &dyn Visibility,
         scratch: &mut Scratch,
     ) -> Result<Vec<(f32, Slot)>> {
-        self.space.probe(vector, &mut scratch.probe)?;
+        self.space.probe(vector, &mut scratch.probe.exact)?;
         scratch.top.reset(k);
         for slot in 0..view.len() {
             if view.is_live(Slot(slot))
-                && let Some(distance) = self.space.exact(&scratch.probe, slot)?
+                && let Some(distance) = self.space.exact(&scratch.probe.exact, slot)?
             {
                 scratch.top.offer(distance, slot);
             }
@@ -287,7 +301,7 @@ impl Index {
         view: &dyn Visibility,
         scratch: &mut Scratch,
     ) -> Result<Vec<(f32, Slot)>> {
-        self.space.probe(vector, &mut scratch.probe)?;
+        self.space.probe(vector, &mut scratch.probe.exact)?;
         scratch.top.reset(k);
         self.scan(0, vector, k, view, scratch)?;
         Ok(answer(&mut scratch.top))
@@ -302,16 +316,20 @@ impl Index {
         view: &dyn Visibility,
         scratch: &mut Scratch,
     ) -> Result<Vec<(f32, Slot)>> {
-        self.space.probe(vector, &mut scratch.probe)?;
+        self.space.probe(vector, &mut scratch.probe.exact)?;
         scratch.top.reset(k);
         let graph_len = self.graph.len().min(view.len());
         self.scan(graph_len, vector, k, view, scratch)?;
         let Scratch { probe, walker, top, .. } = scratch;
-        let is_live = |slot: u32| view.is_live(Slot(slot));
-        walker.walk(&self.graph, &self.space, probe, ef.max(k), graph_len, &is_live)?;
-        for (distance, node) in walker.beam.rows() {
-            self.offer_chain(node, distance, probe, graph_len, view, top)?;
+        let codes = self.codes();
+        let rows = Near { space: &self.space, codes: codes.as_deref() };
+        if let Some(codes) = rows.codes {
+            probe.code.prepare_nibbles(codes.grid(), vector);
         }
+        let is_live = |slot: u32| view.is_live(Slot(slot));
+        let field = Field { graph: &self.graph, rows: &rows, limit: graph_len };
+        walker.walk(field, probe, ef.max(k), &is_live)?;
+        self.rerank(walker, probe, rows.codes, k, graph_len, view, top)?;
         if top.sorted().len() < k {
             // Fewer than k rows may be all there are; only a scan can tell.
             return self.search_exact(vector, k, view, scratch);
@@ -319,11 +337,45 @@ impl Index {
         Ok(answer(top))
     }
 
+    /// Offers the rows of the beam, nearest first, until no further one can be among the `k` nearest.
+    fn rerank(
+        &self,
+        walker: &Walker,
+        probe: &Probe,
+        codes: Option<&Codes>,
+        k: usize,
+        graph_len: u32,
+        view: &dyn Visibility,
+        top: &mut TopK,
+    ) -> Result<()> {
+        let slack = codes.map_or(0.0, |_| probe.code.slack(Plane::Nibbles, RERANK_DEVIATIONS));
+        let mut margin = None;
+        for (i, (estimate, node)) in walker.beam.rows().enumerate() {
+            if i % 4 == 0
+                && i >= k
+                && codes.is_some()
+                && let Some(&(kth, _)) = top.sorted().get(k - 1)
+            {
+                margin = Some(probe.code.margin(Plane::Nibbles, kth, RERANK_DEVIATIONS));
+            }
+            if let (Some(codes), Some(margin)) = (codes, margin) {
+                let (norm, longest) = (codes.norm(node), codes.longest());
+                if estimate - slack * longest > margin.of_all(longest) {
+                    break;
+                }
+                if estimate - slack * norm > margin.of_norm(norm) {
+                    continue;
+                }
+            }
+            self.offer_chain(node, probe, graph_len, view, top)?;
+        }
+        Ok(())
+    }
+
     /// Offers a node of the graph and the rows that share it.
     fn offer_chain(
         &self,
         node: u32,
-        _near: f32,
         probe: &Probe,
         graph_len: u32,
         view: &dyn Visibility,
@@ -334,7 +386,7 @@ impl Index {
             && slot < graph_len
         {
             if view.is_live(Slot(slot))
-                && let Some(distance) = self.space.exact(probe, slot)?
+                && let Some(distance) = self.space.exact(&probe.exact, slot)?
             {
                 top.offer(distance, slot);
             }
@@ -346,7 +398,7 @@ impl Index {
     /// Offers the rows of `view` from slot `from` on that may be among the `k` nearest.
     fn scan(&self, from: u32, vector: &[f32], k: usize, view: &dyn Visibility, scratch: &mut Scratch) -> Result<()> {
         let Scratch { probe, top, flat, .. } = scratch;
-        let sight = Sight { view, exact: &|slot| self.space.exact(probe, slot) };
+        let sight = Sight { view, exact: &|slot| self.space.exact(&probe.exact, slot) };
         self.flat.search(from, vector, k, &sight, flat, top)
     }
 

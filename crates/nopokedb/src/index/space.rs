@@ -3,8 +3,7 @@
 //! Invariants:
 //! 1. [`Space::exact`] is what callers are given: computed from the full f32 row. Cosine is `1 - cos` (1 if either vector is
 //!    zero), l2 is squared, ip is `1 - dot`. Never NaN.
-//! 2. [`Space::near`] steers the graph; it ranks like `exact`, and may be coarser.
-//! 3. A row without bytes (dead, compacted away) is infinitely far.
+//! 2. A row without bytes (dead, compacted away) has no distance.
 //!
 //! Threading: one writer appends; any thread asks about slots whose length it has seen published.
 
@@ -131,15 +130,6 @@ impl Space {
         let mut distance = None;
         self.source.with_vector(Slot(slot), &mut |row| distance = Some(self.between(&probe.vector, row, slot)))?;
         Ok(distance)
-    }
-
-    /// Distances for traversal: `out[i]` belongs to `slots[i]`.
-    pub(crate) fn near(&self, probe: &Probe, slots: &[u32], out: &mut Vec<f32>) -> Result<()> {
-        out.clear();
-        for &slot in slots {
-            out.push(self.exact(probe, slot)?.unwrap_or(f32::INFINITY));
-        }
-        Ok(())
     }
 
     /// Whether traversal cannot tell two rows apart.

@@ -68,11 +68,21 @@ pub(crate) struct CodeQuery {
     metric: Option<Metric>,
     /// `sqrt(D)`.
     root: f32,
+    sums: Vec<i32>,
 }
 
 impl CodeQuery {
     /// Prepares a caller's vector.
     pub(crate) fn prepare(&mut self, grid: &Grid, vector: &[f32]) {
+        self.prepare_planes(grid, vector, grid.has_signs());
+    }
+
+    /// Prepares a caller's vector to be compared with nibbles only.
+    pub(crate) fn prepare_nibbles(&mut self, grid: &Grid, vector: &[f32]) {
+        self.prepare_planes(grid, vector, false);
+    }
+
+    fn prepare_planes(&mut self, grid: &Grid, vector: &[f32], signs: bool) {
         let base = match grid.metric {
             Metric::Cosine | Metric::L2 => {
                 grid.centred(vector, &mut self.rotated);
@@ -86,11 +96,62 @@ impl CodeQuery {
             }
         };
         grid.rotation.apply(&mut self.rotated);
-        self.weigh(grid, base);
+        self.weigh(grid, base, signs);
+    }
+
+    /// Prepares a row from its own nibbles, to be compared with others' nibbles. Its estimates are on the scale of
+    /// [`CodeQuery::prepare`]'s; margins and tables are not prepared.
+    pub(crate) fn prepare_row(&mut self, codes: &Codes, slot: u32) {
+        let grid = codes.grid();
+        let norm = codes.norm(slot);
+        self.metric = Some(grid.metric);
+        self.root = grid.width_f32().sqrt();
+        if grid.metric == Metric::Ip && !grid.centre.is_empty() {
+            return self.prepare_row_around_centre(codes, slot, norm);
+        }
+        // Seven times the odd numbers of the cells' middles: the largest multiple that leaves the low plane room.
+        let nibbles = codes.hi_row(slot);
+        let middle = |nibble: u8| 7 * (2 * i16::from(nibble) - 15);
+        let low = |byte: u8| middle(byte & 15) - ((middle(byte >> 4) + 8) >> 4);
+        self.high.resize(nibbles.len(), 0);
+        self.low.resize(nibbles.len(), 0);
+        #[allow(clippy::cast_possible_truncation)] // at most 105 + 7
+        for ((&byte, h), l) in nibbles.iter().zip(&mut self.high).zip(&mut self.low) {
+            (*h, *l) = (middle(byte >> 4) as i8, low(byte) as i8);
+        }
+        let sum_of = |plane: &[i8]| plane.iter().map(|&w| i32::from(w)).sum::<i32>();
+        let step = CELL * norm / (14.0 * self.root);
+        #[allow(clippy::cast_precision_loss)] // small integers
+        let sum = (sum_of(&self.high) as f32 * (17.0 / 16.0) + sum_of(&self.low) as f32) * step;
+        self.nibbles = self.affine_of(grid.metric, norm * norm, 1.0, CELL * step / 16.0, -MIDDLE * CELL * sum);
+    }
+
+    /// [`CodeQuery::prepare_row`] under ip, where a row is not told by its place around the centre alone.
+    fn prepare_row_around_centre(&mut self, codes: &Codes, slot: u32, norm: f32) {
+        let grid = codes.grid();
+        let mut centre = grid.centre.clone();
+        grid.rotation.apply(&mut centre);
+        let nibbles = codes.hi_row(slot);
+        let unit = CELL * norm / self.root;
+        let cells = nibbles.iter().map(|b| b >> 4).chain(nibbles.iter().map(|b| b & 15));
+        self.rotated.clear();
+        self.rotated.extend(centre.iter().zip(cells).map(|(c, cell)| c + (f32::from(cell) - MIDDLE) * unit));
+        let base = 1.0 - kernels().dot(&self.rotated, &centre);
+        self.weigh(grid, base, false);
+    }
+
+    /// How sums become estimates: `squared` is `|w|^2` (l2, cosine), `base` the constant under ip.
+    fn affine_of(&self, metric: Metric, squared: f32, base: f32, scale: f32, offset: f32) -> Affine {
+        let (base, square, mul) = match metric {
+            Metric::Cosine => (0.5 * squared, 0.5, -1.0),
+            Metric::L2 => (squared, 1.0, -2.0),
+            Metric::Ip => (base, 0.0, -1.0),
+        };
+        Affine { base, square, scale: mul * scale / self.root, offset: mul * offset / self.root }
     }
 
     /// Turns the rotated vector into weights and tables.
-    fn weigh(&mut self, grid: &Grid, base: f32) {
+    fn weigh(&mut self, grid: &Grid, base: f32, signs: bool) {
         self.metric = Some(grid.metric);
         self.root = grid.width_f32().sqrt();
         self.length = kernels().norm_squared(&self.rotated).sqrt();
@@ -118,7 +179,7 @@ impl CodeQuery {
         }
         self.nibbles = affine(CELL * step / 16.0, -MIDDLE * CELL * sum);
         self.rounding = [error.sqrt(); 2];
-        if grid.has_signs() {
+        if signs {
             let (step, lowest, error) = self.tabulate(grid);
             // Twice the weights of the set bits, less all weights.
             let all = self.rotated.iter().sum::<f32>();
@@ -214,14 +275,28 @@ impl CodeQuery {
     #[inline]
     pub(crate) fn near(&self, codes: &Codes, slot: u32) -> f32 {
         let sum = kernels().nibble_dot(self.weights(), codes.hi_row(slot));
-        self.estimate(sum, codes.encoded(slot).norm)
+        self.estimate(sum, codes.norm(slot))
+    }
+
+    /// The estimates from the nibbles of many rows, wherever they are: `out[i]` belongs to `slots[i]`.
+    pub(crate) fn near_many(&mut self, codes: &Codes, slots: &[u32], out: &mut Vec<f32>) {
+        let mut sums = std::mem::take(&mut self.sums);
+        sums.resize(slots.len(), 0);
+        codes.gather(self.weights(), slots, &mut sums);
+        out.clear();
+        if codes.grid().uniform() {
+            out.extend(sums.iter().map(|&sum| self.estimate(sum, 1.0)));
+        } else {
+            out.extend(sums.iter().zip(slots).map(|(&sum, &slot)| self.estimate(sum, codes.norm(slot))));
+        }
+        self.sums = sums;
     }
 
     /// The estimates from four rows' nibbles: less than four times the work of one.
     #[inline]
     pub(crate) fn near4(&self, codes: &Codes, slots: [u32; 4]) -> [f32; 4] {
         let sums = kernels().nibble_dot4(self.weights(), slots.map(|slot| codes.hi_row(slot)));
-        std::array::from_fn(|i| self.estimate(sums[i], codes.encoded(slots[i]).norm))
+        std::array::from_fn(|i| self.estimate(sums[i], codes.norm(slots[i])))
     }
 
     #[inline]

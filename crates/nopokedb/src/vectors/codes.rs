@@ -22,7 +22,9 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use nopokedb_kernels::{AppendArena, BLOCK_16, BLOCK_64, interleave_16, kernels, pack_signs_64, sign_groups};
+use nopokedb_kernels::{
+    AppendArena, BLOCK_16, BLOCK_64, NibbleQuery, interleave_16, kernels, pack_signs_64, sign_groups,
+};
 
 use super::rotate::{Rotation, padded};
 use crate::types::Metric;
@@ -231,6 +233,17 @@ impl Codes {
         let one = |arena: &AppendArena<f32>, kept: bool| if kept { arena.row(slot as usize)[0] } else { 1.0 };
         let norm = one(&self.norms, !self.grid.uniform());
         Encoded { norm, factor: one(&self.factors, self.grid.has_signs()) }
+    }
+
+    /// A row's distance from the centre.
+    #[inline]
+    pub(crate) fn norm(&self, slot: u32) -> f32 {
+        if self.grid.uniform() { 1.0 } else { self.norms.row(slot as usize)[0] }
+    }
+
+    /// The sums of a query with the nibbles of `slots`.
+    pub(crate) fn gather(&self, q: NibbleQuery<'_>, slots: &[u32], sums: &mut [i32]) {
+        kernels().nibble_gather(q, &self.hi, slots, sums);
     }
 
     /// Asks for a row's nibbles.

@@ -138,6 +138,26 @@ impl Graph {
         self.words_of(slot).map(|w| w.load(Acquire)).take_while(|&w| w != NONE)
     }
 
+    /// Calls `visit` with the slot of each link of a list. What walks are made of: [`Graph::links`] without its marks.
+    #[inline]
+    pub(crate) fn visit(&self, slot: u32, mut visit: impl FnMut(u32)) {
+        for line in self.lines_of(slot) {
+            for word in &line.0 {
+                let word = word.load(Acquire);
+                if word == NONE {
+                    return;
+                }
+                visit(slot_of(word));
+            }
+        }
+    }
+
+    /// Asks for a slot's list.
+    #[inline]
+    pub(crate) fn prefetch(&self, slot: u32) {
+        nopokedb_kernels::prefetch(self.lines_of(slot));
+    }
+
     /// Replaces a list. Writer only. Readers see the old links, the new ones, or a mixture.
     pub(crate) fn set_links(&self, slot: u32, links: &[u32]) {
         debug_assert!(links.len() <= self.capacity, "a list of {} links exceeds {}", links.len(), self.capacity);

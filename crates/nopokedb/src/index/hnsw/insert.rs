@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::graph::{Graph, KEPT, MAX_SLOTS, slot_of};
 use super::neighbors::Selector;
-use super::search::Walker;
+use super::search::{Field, Walker};
 use crate::error::Result;
-use crate::index::space::{Probe, Space};
+use crate::index::near::{Near, Probe};
 use crate::index::topk::{Scored, by_distance};
 
 /// Rows in the largest batch: large enough to keep threads busy, small enough that comparing its rows with each other costs
@@ -100,7 +100,7 @@ struct Reverse {
 /// One run of absorbing.
 pub(crate) struct Absorb<'a> {
     pub(crate) graph: &'a Graph,
-    pub(crate) space: &'a Space,
+    pub(crate) rows: Near<'a>,
     pub(crate) params: BuildParams,
     pub(crate) threads: usize,
 }
@@ -161,14 +161,15 @@ impl Absorb<'_> {
     /// Phase 1: searches the graph and the batch's live rows for the `i`-th one's neighbours and chooses its links.
     fn place(&self, w: &mut Worker, batch: &[u32], i: usize) -> Result<Place> {
         let slot = batch[i];
-        if !self.space.probe_row(slot, &mut w.probe)? {
+        if !self.rows.probe_row(slot, &mut w.probe)? {
             return Ok(Place::Skip);
         }
         let ef = self.params.ef_construction;
-        w.walker.walk(self.graph, self.space, &w.probe, ef, self.graph.len(), &|_| true)?;
+        let field = Field { graph: self.graph, rows: &self.rows, limit: self.graph.len() };
+        w.walker.walk(field, &mut w.probe, ef, &|_| true)?;
         w.candidates.clear();
         w.candidates.extend(w.walker.beam.rows());
-        self.space.near(&w.probe, batch, &mut w.distances)?;
+        self.rows.distances(&mut w.probe, batch, &mut w.distances)?;
         let own = w.distances[i];
         for (&other, &distance) in batch.iter().zip(&w.distances) {
             if other != slot {
@@ -180,7 +181,7 @@ impl Absorb<'_> {
             return Ok(Place::Twin(older));
         }
         w.candidates.truncate(ef.min(MAX_CANDIDATES));
-        w.selector.select(self.space, &w.candidates, self.params.m, self.params.alpha, &mut w.taken)?;
+        w.selector.select(&self.rows, &w.candidates, self.params.m, self.params.alpha, &mut w.taken)?;
         Ok(Place::Node(w.taken.clone()))
     }
 
@@ -189,7 +190,7 @@ impl Absorb<'_> {
         let slack = 1e-5 * (1.0 + own.abs());
         let mut oldest = None;
         for &(distance, other) in candidates {
-            if other < oldest.unwrap_or(slot) && (distance - own).abs() <= slack && self.space.same(slot, other)? {
+            if other < oldest.unwrap_or(slot) && (distance - own).abs() <= slack && self.rows.same(slot, other)? {
                 oldest = Some(other);
             }
         }
@@ -245,7 +246,7 @@ impl Absorb<'_> {
     /// Reduces `w.words`, links of `target`, to what the list can hold.
     pub(super) fn prune(&self, w: &mut Worker, target: u32) -> Result<()> {
         let capacity = self.graph.capacity();
-        if !self.space.probe_row(target, &mut w.probe)? {
+        if !self.rows.probe_row(target, &mut w.probe)? {
             // A dead row whose bytes are gone only needs its kept links; those come first, then what fits.
             w.words.sort_by_key(|word| word & KEPT == 0);
             w.words.truncate(capacity);
@@ -253,11 +254,11 @@ impl Absorb<'_> {
         }
         w.slots.clear();
         w.slots.extend(w.words.iter().map(|&word| slot_of(word)));
-        self.space.near(&w.probe, &w.slots, &mut w.distances)?;
+        self.rows.distances(&mut w.probe, &w.slots, &mut w.distances)?;
         w.candidates.clear();
         w.candidates.extend(w.distances.iter().copied().zip(w.words.iter().copied()));
         w.candidates.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(slot_of(a.1).cmp(&slot_of(b.1))));
-        w.selector.select(self.space, &w.candidates, capacity, self.params.alpha, &mut w.taken)?;
+        w.selector.select(&self.rows, &w.candidates, capacity, self.params.alpha, &mut w.taken)?;
         w.words.clear();
         w.words.extend(w.taken.iter().map(|t| t.1));
         Ok(())

@@ -10,7 +10,7 @@
 
 use super::graph::KEPT;
 use crate::error::Result;
-use crate::index::space::{Probe, Space};
+use crate::index::near::{Near, Probe};
 use crate::index::topk::Scored;
 
 /// Working memory of [`select`].
@@ -30,7 +30,7 @@ impl Selector {
     /// an order that lets distances be computed in batches.
     pub(crate) fn select(
         &mut self,
-        space: &Space,
+        rows: &Near<'_>,
         candidates: &[Scored],
         limit: usize,
         alpha: f32,
@@ -54,10 +54,10 @@ impl Selector {
             }
             self.slots.clear();
             self.slots.extend(self.open.iter().map(|c| c.1 & !KEPT));
-            if !space.probe_row(next.1 & !KEPT, &mut self.probe)? {
+            if !rows.probe_row(next.1 & !KEPT, &mut self.probe)? {
                 continue;
             }
-            space.near(&self.probe, &self.slots, &mut self.distances)?;
+            rows.distances(&mut self.probe, &self.slots, &mut self.distances)?;
             let mut between = self.distances.iter();
             self.open.retain(|c| {
                 let d = *between.next().expect("one distance a candidate");

@@ -144,20 +144,20 @@ impl Absorb<'_> {
             let beyond = self.graph.links(slot_of(*dead)).map(slot_of).filter(|n| stays(n) && known.insert(*n));
             w.words.extend(beyond);
         }
-        if !self.space.probe_row(node, &mut w.probe)? {
+        if !self.rows.probe_row(node, &mut w.probe)? {
             w.words.truncate(self.graph.capacity());
             return Ok(w.words.clone());
         }
         w.slots.clear();
         w.slots.extend(w.words.iter().map(|&word| slot_of(word)));
-        self.space.near(&w.probe, &w.slots, &mut w.distances)?;
+        self.rows.distances(&mut w.probe, &w.slots, &mut w.distances)?;
         w.candidates.clear();
         w.candidates.extend(w.distances.iter().copied().zip(w.words.iter().copied()));
         // Kept links must stay among the candidates; the rest compete by distance.
         w.candidates.sort_unstable_by(|a, b| (a.1 & KEPT == 0).cmp(&(b.1 & KEPT == 0)).then(by_distance(a, b)));
         w.candidates.truncate(MAX_CANDIDATES.max(self.graph.capacity()));
         w.candidates.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(slot_of(a.1).cmp(&slot_of(b.1))));
-        w.selector.select(self.space, &w.candidates, self.graph.capacity(), self.params.alpha, &mut w.taken)?;
+        w.selector.select(&self.rows, &w.candidates, self.graph.capacity(), self.params.alpha, &mut w.taken)?;
         Ok(w.taken.iter().map(|t| t.1).collect())
     }
 }

@@ -12,11 +12,13 @@
 
 use super::graph::{Graph, slot_of};
 use crate::error::Result;
-use crate::index::space::{Probe, Space};
+use crate::index::near::{Near, Probe};
 use crate::index::topk::Scored;
 
 /// Candidates expanded per round.
 const ROUND: usize = 4;
+/// Rows this near to the next one to expand will be expanded next, if nothing nearer is met.
+const SOON: usize = 2 * ROUND;
 /// A beam full of dead rows stops growing here (times `ef`); the caller's exact fall-back takes over.
 const MAX_DEAD_FACTOR: usize = 16;
 
@@ -72,7 +74,9 @@ impl Beam {
         self.keys.last().is_none_or(|&k| distance < distance_in(k))
     }
 
-    fn insert(&mut self, distance: f32, slot: u32, is_live: &impl Fn(u32) -> bool) {
+    /// Takes a row in. True if it is likely to be expanded soon.
+    #[inline]
+    fn insert(&mut self, distance: f32, slot: u32, is_live: &impl Fn(u32) -> bool) -> bool {
         let key = u64::from(sortable(distance + 0.0)) << 32 | u64::from(slot) << 1;
         let place = self.keys.partition_point(|&k| k < key);
         self.keys.insert(place, key);
@@ -87,6 +91,7 @@ impl Beam {
             self.live -= usize::from(last_is_live);
             self.keys.pop();
         }
+        place < self.cursor + SOON
     }
 
     /// Marks the nearest entry that is not expanded yet as expanded and returns it.
@@ -101,6 +106,11 @@ impl Beam {
         None
     }
 
+    /// The rows that will be expanded next if nothing nearer is met.
+    fn peek(&self) -> impl Iterator<Item = u32> {
+        self.keys[self.cursor..].iter().filter(|&key| key & 1 == 0).take(ROUND).map(|&key| slot_in(key))
+    }
+
     /// The rows of the beam, nearest first, dead ones included.
     pub(crate) fn rows(&self) -> impl Iterator<Item = Scored> {
         self.keys.iter().map(|&k| (distance_in(k), slot_in(k)))
@@ -111,7 +121,8 @@ impl Beam {
 #[derive(Debug, Default)]
 struct Visited {
     bits: Vec<u64>,
-    touched: Vec<u32>,
+    /// The slots met, in order.
+    met: Vec<u32>,
 }
 
 impl Visited {
@@ -123,20 +134,19 @@ impl Visited {
         }
     }
 
-    /// True the first time it is asked about a slot.
+    /// Notes a slot, the first time.
     #[inline]
-    fn first(&mut self, slot: u32) -> bool {
-        let (word, bit) = ((slot / 64) as usize, 1u64 << (slot % 64));
-        if self.bits[word] & bit != 0 {
-            return false;
+    fn first(&mut self, slot: u32) {
+        let word = &mut self.bits[(slot / 64) as usize];
+        let bit = 1u64 << (slot % 64);
+        if *word & bit == 0 {
+            *word |= bit;
+            self.met.push(slot);
         }
-        self.bits[word] |= bit;
-        self.touched.push(slot);
-        true
     }
 
     fn clear(&mut self) {
-        for slot in self.touched.drain(..) {
+        for slot in self.met.drain(..) {
             self.bits[(slot / 64) as usize] = 0;
         }
     }
@@ -147,74 +157,84 @@ impl Visited {
 pub(crate) struct Walker {
     pub(crate) beam: Beam,
     visited: Visited,
-    fresh: Vec<u32>,
     distances: Vec<f32>,
     /// Distances computed by the last search.
     pub(crate) evaluations: usize,
 }
 
+/// Where a search takes place.
+#[derive(Clone, Copy)]
+pub(crate) struct Field<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) rows: &'a Near<'a>,
+    /// Slots from here on are left alone.
+    pub(crate) limit: u32,
+}
+
 impl Walker {
-    /// Fills the beam with the `ef` rows nearest to `probe` that the search meets among the slots below `limit`.
+    /// Fills the beam with the `ef` rows nearest to `probe` that the search meets.
     pub(crate) fn walk(
         &mut self,
-        graph: &Graph,
-        space: &Space,
-        probe: &Probe,
+        field: Field<'_>,
+        probe: &mut Probe,
         ef: usize,
-        limit: u32,
         is_live: &impl Fn(u32) -> bool,
     ) -> Result<()> {
-        self.visited.cover(limit);
+        self.visited.cover(field.limit);
         self.beam.reset(ef);
-        self.evaluations = 0;
-        let outcome = self.walk_rounds(graph, space, probe, limit, is_live);
+        let outcome = self.walk_rounds(field, probe, is_live);
+        self.evaluations = self.visited.met.len();
         self.visited.clear();
         outcome
     }
 
-    fn walk_rounds(
-        &mut self,
-        graph: &Graph,
-        space: &Space,
-        probe: &Probe,
-        limit: u32,
-        is_live: &impl Fn(u32) -> bool,
-    ) -> Result<()> {
-        self.fresh.clear();
+    fn walk_rounds(&mut self, field: Field<'_>, probe: &mut Probe, is_live: &impl Fn(u32) -> bool) -> Result<()> {
+        let Field { graph, rows, limit } = field;
         for entry in graph.entries() {
-            if entry < limit && self.visited.first(entry) {
-                self.fresh.push(entry);
+            if entry < limit {
+                self.visited.first(entry);
             }
         }
-        while !self.fresh.is_empty() {
-            space.near(probe, &self.fresh, &mut self.distances)?;
-            self.evaluations += self.fresh.len();
-            for (&slot, &distance) in self.fresh.iter().zip(&self.distances) {
+        let mut done = 0;
+        while done < self.visited.met.len() {
+            let fresh = &self.visited.met[done..];
+            rows.distances(probe, fresh, &mut self.distances)?;
+            for (&slot, &distance) in fresh.iter().zip(&self.distances) {
                 if self.beam.wants(distance) {
-                    self.beam.insert(distance, slot, is_live);
-                }
-            }
-            self.fresh.clear();
-            // A round may find nothing new while the beam still holds rows to expand.
-            while self.fresh.is_empty() {
-                let mut expanded = 0;
-                while expanded < ROUND
-                    && let Some(slot) = self.beam.next()
-                {
-                    expanded += 1;
-                    for word in graph.links(slot) {
-                        let neighbour = slot_of(word);
-                        if neighbour < limit && self.visited.first(neighbour) {
-                            self.fresh.push(neighbour);
-                        }
+                    if self.beam.insert(distance, slot, is_live) {
+                        graph.prefetch(slot);
                     }
                 }
-                if expanded == 0 {
-                    break;
-                }
             }
+            done = self.visited.met.len();
+            // A round may find nothing new while the beam still holds rows to expand.
+            while self.visited.met.len() == done && self.expand(field) {}
         }
         Ok(())
+    }
+
+    /// Meets the neighbours of the nearest rows not expanded yet; false if there are none.
+    fn expand(&mut self, field: Field<'_>) -> bool {
+        let mut round = [0; ROUND];
+        let mut n = 0;
+        while n < ROUND
+            && let Some(slot) = self.beam.next()
+        {
+            field.graph.prefetch(slot);
+            round[n] = slot;
+            n += 1;
+        }
+        let visited = &mut self.visited;
+        for &slot in &round[..n] {
+            field.graph.visit(slot, |neighbour| {
+                if neighbour < field.limit {
+                    visited.first(neighbour);
+                }
+            });
+        }
+        // The lists of the next round, as far as it can be told.
+        self.beam.peek().for_each(|slot| field.graph.prefetch(slot));
+        n > 0
     }
 }
 

@@ -1,0 +1,62 @@
+//! What steers the graph: distances between rows, from codes where there are any, else from the rows themselves.
+//!
+//! Invariants:
+//! 1. Distances of one probe rank rows about as the exact ones do; those of a caller's vector and those of a row are on the
+//!    same scale, so they can be compared with each other.
+//! 2. With codes every row below the length has a distance, even when its bytes are gone.
+//!
+//! Threading: as the arrays behind it.
+
+use super::space::{self, Space};
+use crate::error::Result;
+use crate::vectors::code_query::CodeQuery;
+use crate::vectors::codes::Codes;
+
+/// The rows as the graph sees them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Near<'a> {
+    pub(crate) space: &'a Space,
+    /// `None` where rows are so short that codes would not pay.
+    pub(crate) codes: Option<&'a Codes>,
+}
+
+/// A vector prepared to be compared with rows. Reused between searches.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Probe {
+    pub(crate) exact: space::Probe,
+    pub(crate) code: CodeQuery,
+}
+
+impl Near<'_> {
+    /// Prepares a row; false if nothing is known of it any more.
+    pub(crate) fn probe_row(&self, slot: u32, probe: &mut Probe) -> Result<bool> {
+        match self.codes {
+            Some(codes) => {
+                probe.code.prepare_row(codes, slot);
+                Ok(true)
+            }
+            None => self.space.probe_row(slot, &mut probe.exact),
+        }
+    }
+
+    /// Distances of `slots`, in order.
+    pub(crate) fn distances(&self, probe: &mut Probe, slots: &[u32], out: &mut Vec<f32>) -> Result<()> {
+        out.clear();
+        let Some(codes) = self.codes else {
+            for &slot in slots {
+                out.push(self.space.exact(&probe.exact, slot)?.unwrap_or(f32::INFINITY));
+            }
+            return Ok(());
+        };
+        probe.code.near_many(codes, slots, out);
+        Ok(())
+    }
+
+    /// Whether the graph cannot tell two rows apart.
+    pub(crate) fn same(&self, a: u32, b: u32) -> Result<bool> {
+        match self.codes {
+            Some(codes) => Ok(codes.hi_row(a) == codes.hi_row(b) && codes.norm(a) == codes.norm(b)),
+            None => self.space.same(a, b),
+        }
+    }
+}
