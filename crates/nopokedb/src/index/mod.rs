@@ -326,9 +326,9 @@ impl Index {
         if let Some(codes) = rows.codes {
             probe.code.prepare_nibbles(codes.grid(), vector);
         }
-        let is_live = |slot: u32| view.is_live(Slot(slot));
+        let is_dead = |slot: u32| !view.is_live(Slot(slot));
         let field = Field { graph: &self.graph, rows: &rows, limit: graph_len };
-        walker.walk(field, probe, ef.max(k), &is_live)?;
+        walker.walk(field, probe, ef.max(k), &is_dead)?;
         self.rerank(walker, probe, rows.codes, k, graph_len, view, top)?;
         if top.sorted().len() < k {
             // Fewer than k rows may be all there are; only a scan can tell.

@@ -22,10 +22,10 @@ use crate::vectors::chunked::ChunkedU32;
 
 /// "No link": the end of a list, or of a chain.
 pub(crate) const NONE: u32 = u32::MAX;
-/// Marks a link of the tree (invariant 3) in a list's word. So slots of a graph are below 2^31 - 1.
+/// Marks a link of the tree (invariant 3) in a list's word.
 pub(crate) const KEPT: u32 = 1 << 31;
-/// The graph covers at most this many slots; rows beyond stay in the tail.
-pub(crate) const MAX_SLOTS: u32 = KEPT - 1;
+/// The graph covers at most this many slots, so that walks can pack two marks beside a slot; rows beyond stay in the tail.
+pub(crate) const MAX_SLOTS: u32 = (1 << 30) - 1;
 
 /// A link's slot, without its mark.
 #[inline]
@@ -138,18 +138,23 @@ impl Graph {
         self.words_of(slot).map(|w| w.load(Acquire)).take_while(|&w| w != NONE)
     }
 
-    /// Calls `visit` with the slot of each link of a list. What walks are made of: [`Graph::links`] without its marks.
-    #[inline]
+    /// Calls `visit` with the slot of each link of a list, and with slots past [`MAX_SLOTS`] for the room behind them: at most
+    /// [`Graph::room`] calls. What walks are made of: [`Graph::links`] without marks and without looking for the end.
+    #[inline(always)]
     pub(crate) fn visit(&self, slot: u32, mut visit: impl FnMut(u32)) {
         for line in self.lines_of(slot) {
+            if line.0[0].load(Relaxed) == NONE {
+                return;
+            }
             for word in &line.0 {
-                let word = word.load(Acquire);
-                if word == NONE {
-                    return;
-                }
-                visit(slot_of(word));
+                visit(slot_of(word.load(Acquire)));
             }
         }
+    }
+
+    /// Words of a list in memory.
+    pub(crate) fn room(&self) -> usize {
+        self.lines * LINE_WORDS
     }
 
     /// Asks for a slot's list.

@@ -166,13 +166,14 @@ impl Absorb<'_> {
         }
         let ef = self.params.ef_construction;
         let field = Field { graph: self.graph, rows: &self.rows, limit: self.graph.len() };
-        w.walker.walk(field, &mut w.probe, ef, &|_| true)?;
+        w.walker.walk(field, &mut w.probe, ef, &|_| false)?;
         w.candidates.clear();
         w.candidates.extend(w.walker.beam.rows());
         self.rows.distances(&mut w.probe, batch, &mut w.distances)?;
         let own = w.distances[i];
+        let bound = w.walker.beam.bound();
         for (&other, &distance) in batch.iter().zip(&w.distances) {
-            if other != slot {
+            if other != slot && distance <= bound {
                 w.candidates.push((distance, other));
             }
         }

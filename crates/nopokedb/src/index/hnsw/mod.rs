@@ -1,7 +1,8 @@
 //! The graph: storage ([`graph`]), choice of links ([`neighbors`]), adding rows ([`insert`]) and taking
-//! dead ones out ([`repair`]), walking ([`search`]), the checker
+//! dead ones out ([`repair`]), walking ([`search`], [`beam`]), the checker
 //! ([`check`]) and the file it is kept in ([`image`]).
 
+pub(crate) mod beam;
 pub(crate) mod check;
 pub(crate) mod graph;
 pub(crate) mod image;
