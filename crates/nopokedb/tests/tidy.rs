@@ -35,6 +35,7 @@ const LAYERS: &[(bool, &[&str])] = &[
             "compaction",
             "rebuild",
             "stats",
+            "catalog",
         ],
     ),
     (true, &["collection", "database"]),
