@@ -146,6 +146,7 @@ impl Collection {
     ///
     /// # Errors
     /// `Invalid` (dimension, NaN or infinity, an id that exists), `Full`, `Io`, `Closed`; nothing was written then.
+    #[allow(clippy::needless_pass_by_value)] // an owned row may one day be kept without a copy
     pub fn add(&self, vector: &[f32], row: NewRow) -> Result<RecordId> {
         self.check()?;
         self.check_vectors(vector, Some(1))?;
@@ -350,7 +351,7 @@ impl Collection {
         let dim = self.dim();
         match rows {
             Some(n) if vectors.len() != n * dim => return Err(Error::dimension(dim, vectors.len())),
-            None if vectors.len() % dim != 0 => {
+            None if !vectors.len().is_multiple_of(dim) => {
                 let message = format!(
                     "expected rows of dimension {dim}, got {} numbers, which is no multiple of it",
                     vectors.len()

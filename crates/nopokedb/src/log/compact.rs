@@ -86,8 +86,7 @@ impl Log {
         let mut best: Option<(u64, std::ops::Range<usize>)> = None;
         for start in 0..sizes.len() {
             let mut sum = Size::default();
-            for end in start..sizes.len() {
-                let size = &sizes[end];
+            for (end, size) in sizes.iter().enumerate().skip(start) {
                 if !size.sealed
                     || !(size.wasteful() || size.len < limit / 4)
                     || sum.live + size.live > limit.max(size.live)

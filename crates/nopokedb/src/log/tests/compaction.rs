@@ -184,7 +184,7 @@ fn workload(disk: &SimDisk, history: &History<Op>) {
         _ => Log::open(Arc::clone(&vfs), std::path::Path::new("/db"), options(TINY)).map(|o| o.0),
     };
     let Ok(mut log) = opened else { return };
-    let mut step = |log: &mut Log, put: bool, ids: Vec<u64>| {
+    let step = |log: &mut Log, put: bool, ids: Vec<u64>| {
         let batch = if put { puts(ids.clone()) } else { deletes(ids.clone()) };
         let _ = history.attempt((put, ids), || log.append(&[batch]));
     };
