@@ -53,7 +53,7 @@ struct LyingFile {
 }
 
 impl Lying {
-    fn new(disk: &SimDisk, lie: Lie) -> Arc<dyn Vfs> {
+    fn over(disk: &SimDisk, lie: Lie) -> Arc<dyn Vfs> {
         Arc::new(Lying { disk: disk.clone(), lie, owed: Arc::default() })
     }
 
@@ -168,7 +168,7 @@ fn a_lie_about_what_is_durable_is_caught_by_the_enumeration() {
     ];
     for lie in lies {
         let plan = Enumeration { max_checks: 1_500, ..Enumeration::quick() };
-        let found = search(&plan, |disk| Lying::new(disk, lie), &life());
+        let found = search(&plan, |disk| Lying::over(disk, lie), &life());
         assert_eq!(found.is_ok(), lie == Lie::None, "{lie:?}: {found:?}");
     }
 }
@@ -179,7 +179,7 @@ fn a_lie_about_a_failed_sync_is_caught_by_the_fault_sweep() {
     for lie in [Lie::None, Lie::RetrySync, Lie::IgnoreSyncErrors] {
         // Only syncs fail, and not for the first time when the workload is over.
         let only_syncs = vec![Fault::Sync(SyncFailure::Forgotten, errno)];
-        let found = std::panic::catch_unwind(|| faults::sweep(2, Some(only_syncs), |disk| Lying::new(disk, lie)));
+        let found = std::panic::catch_unwind(|| faults::sweep(2, Some(only_syncs), |disk| Lying::over(disk, lie)));
         assert_eq!(found.is_ok(), lie == Lie::None, "{lie:?}");
     }
     assert_ne!(CallKind::Sync, CallKind::SyncDir);
