@@ -1,6 +1,6 @@
 //! What the engine answers, as Python objects.
 
-use nopokedb::{Hit, Metric, Stats};
+use nopokedb::{Hit, Stats};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
@@ -8,19 +8,13 @@ use pyo3::types::{PyDict, PyList};
 use crate::json::Reader;
 
 /// Hits as dicts of id, metadata, score and distance.
-pub(crate) fn hits<'py>(
-    reader: &mut Reader<'py>,
-    py: Python<'py>,
-    metric: Metric,
-    hits: &[Hit],
-) -> PyResult<Bound<'py, PyList>> {
+pub(crate) fn hits<'py>(reader: &mut Reader<'py>, py: Python<'py>, hits: &[Hit]) -> PyResult<Bound<'py, PyList>> {
     let list = PyList::empty(py);
     for hit in hits {
         let dict = PyDict::new(py);
         dict.set_item(intern!(py, "id"), hit.id.0)?;
         dict.set_item(intern!(py, "metadata"), reader.dict(hit.metadata.as_ref())?)?;
-        // Python's floats have 64 bits: `score == 1 - distance` then holds exactly, as it did in 0.5.1.
-        dict.set_item(intern!(py, "score"), metric.score_f64(f64::from(hit.distance)))?;
+        dict.set_item(intern!(py, "score"), f64::from(hit.score))?;
         dict.set_item(intern!(py, "distance"), f64::from(hit.distance))?;
         list.append(dict)?;
     }

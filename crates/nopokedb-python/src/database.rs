@@ -268,7 +268,7 @@ impl NoPokeDB {
         let query = opened.query(k, ef, exact)?;
         let vector = vectors::one(vector, opened.collection.dim())?;
         let hits = opened.run(py, |o| o.collection.query(&vector, &query))?;
-        answers::hits(&mut Reader::new(py), py, opened.collection.metric(), &hits)
+        answers::hits(&mut Reader::new(py), py, &hits)
     }
 
     /// `query` for many vectors at once.
@@ -309,7 +309,7 @@ impl NoPokeDB {
         let mut reader = Reader::new(py);
         let lists = PyList::empty(py);
         for hits in &answered {
-            lists.append(answers::hits(&mut reader, py, opened.collection.metric(), hits)?)?;
+            lists.append(answers::hits(&mut reader, py, hits)?)?;
         }
         Ok(lists)
     }

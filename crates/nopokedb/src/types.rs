@@ -97,14 +97,6 @@ impl Metric {
             Metric::L2 | Metric::Ip => -distance,
         }
     }
-
-    /// [`Metric::score`] without rounding to 32 bits, for languages whose floats have 64.
-    pub fn score_f64(self, distance: f64) -> f64 {
-        match self {
-            Metric::Cosine => 1.0 - distance,
-            Metric::L2 | Metric::Ip => -distance,
-        }
-    }
 }
 
 impl fmt::Display for Metric {
