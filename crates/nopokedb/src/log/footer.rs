@@ -168,9 +168,25 @@ mod tests {
     }
 
     #[test]
-    fn a_footer_reads_back_as_written() {
+    fn a_footer_has_the_documented_bytes_and_reads_back() {
         let (bytes, hash) = example().encode();
-        assert_eq!(bytes.len(), 96 + 56 + 8);
+        let hex: String = bytes[24..].iter().map(|b| format!("{b:02x}")).collect();
+        let documented = concat!(
+            "0100010000000000",                 // format, min_reader
+            "0020000000000000",                 // covered
+            "0200000000000000",                 // last_lsn
+            "01000000000000000100000000000000", // frames, blocks
+            "07070707070707070707070707070707", // last_chain
+            "00000000000000000000000000000000", // reserved
+            "0010000000000000",                 // frame: offset
+            "01000000000000000200000000000000", // lsn_first, lsn_last
+            "c000000000000000",                 // payload_len
+            "0200000001000000",                 // rows, vectors
+            "0900000001000000",                 // arena_len, collection
+            "0300010200000000",                 // dim, kind, flags
+            "0807060504030201",                 // block hash
+        );
+        assert_eq!(hex, documented);
         assert_eq!(Footer::decode(&bytes), Ok(example()));
         assert_eq!(hash, bytes[8..24]);
     }

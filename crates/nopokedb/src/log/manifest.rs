@@ -291,3 +291,103 @@ pub(super) fn newer(path: &Path, format: u16, min_reader: u16) -> Error {
 pub(super) fn store(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest) -> Result<(), WriteFailed> {
     write_atomic(vfs, dir, &format!("{PREFIX}{}", manifest.number), &manifest.encode())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Manifest {
+        let footer = FooterRef { offset: 8192, file_len: 8352, hash: [0x22; 16] };
+        let (kind, first_lsn, last_lsn) = (SegmentKind::Compact, Lsn(1), Lsn(9));
+        let segment = SegmentEntry { no: SegmentNo(3), kind, first_lsn, last_lsn, footer, rows: 7, dead_rows: 2 };
+        let collection = CollectionEntry {
+            id: CollectionId(1),
+            name: "a".to_owned(),
+            dim: 3,
+            metric: Metric::L2,
+            m: 16,
+            ef_construction: 200,
+            next_id: 10,
+            model: Some("m".to_owned()),
+        };
+        Manifest {
+            number: 4,
+            db_uuid: *b"0123456789abcdef",
+            created_ms: 1_700_000_000_000,
+            scan_from: SegmentNo(2),
+            next_segment: 5,
+            last_compaction_ms: 0,
+            segments: vec![segment],
+            collections: vec![CollectionEntry { model: None, ..collection.clone() }, collection],
+        }
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    #[test]
+    fn a_manifest_has_the_documented_bytes() {
+        let bytes = example().encode();
+        let documented = concat!(
+            "0100010000000000",                 // format, min_reader
+            "0400000000000000",                 // number
+            "30313233343536373839616263646566", // db_uuid
+            "0068e5cf8b010000",                 // created_ms
+            "0200000005000000",                 // scan_from, next_segment
+            "0000000000000000",                 // last_compaction_ms
+            "0100000002000000",                 // segments, collections
+            "0000000000000000",                 // reserved
+            "0300000002000000",                 // segment 3, compact
+            "01000000000000000900000000000000", // first_lsn, last_lsn
+            "a0200000000000000020000000000000", // file length, footer offset
+            "22222222222222222222222222222222", // footer hash
+            "07000000000000000200000000000000", // rows, dead rows
+            "0000000000000000",                 // reserved
+            "0100000003000200",                 // collection 1, dim 3, l2
+            "10000000c8000000",                 // M, ef_construction
+            "0a000000000000000000000000000000", // next_id, reserved
+            "01000000ffffffff",                 // name length, model length
+            "61",                               // name
+            "0100000003000200",                 // collection 1, dim 3, l2
+            "10000000c8000000",                 // M, ef_construction
+            "0a000000000000000000000000000000", // next_id, reserved
+            "0100000001000000",                 // name length, model length
+            "616d",                             // name, model
+        );
+        assert_eq!(hex(&bytes[24..]), documented);
+        assert_eq!(Manifest::decode(&bytes), Ok(example()));
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_of_a_manifest_is_noticed() {
+        let good = example().encode();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Manifest::decode(&bad).is_err(), "bit {bit}");
+        }
+        assert!((0..good.len()).all(|n| Manifest::decode(&good[..n]).is_err()));
+    }
+
+    #[test]
+    fn counts_and_lengths_are_not_believed_even_with_a_good_hash() {
+        let good = example().encode();
+        // The counts of segments and collections, a name's length, a model's length, a kind and a metric.
+        for at in [80, 81, 83, 84, 87, 96 + 80 + 32, 96 + 80 + 35, 96 + 80 + 36, 96 + 4, 96 + 80 + 6] {
+            let mut bad = good.clone();
+            bad[at] = 0xF1;
+            let hash = hash128(&bad[24..]);
+            bad[8..24].copy_from_slice(&hash);
+            assert!(Manifest::decode(&bad).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_not_mistaken_for_its_temporary_file() {
+        assert_eq!(number_in("MANIFEST-12"), Some(12));
+        for name in ["MANIFEST-", "MANIFEST-12.tmp", "MANIFEST-x", "manifest-1", "MANIFEST-99999999999999999999"] {
+            assert_eq!(number_in(name), None, "{name}");
+        }
+    }
+}
