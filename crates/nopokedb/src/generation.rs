@@ -18,10 +18,10 @@ use crate::index::{Image, Index, IndexParams};
 use crate::log::frame::{FrameView, RowKind};
 use crate::log::segment::Segment;
 use crate::types::{Lsn, RecordId, Slot};
-use crate::vectors::Visibility;
 use crate::vectors::ids::IdMap;
 use crate::vectors::rows::{GONE, Loc, Rows, SharedSegments};
 use crate::vectors::view::{Snapshot, StoredVectors, View};
+use crate::vectors::{VectorSource, Visibility};
 
 /// Rows, ids, index and published snapshot of one slot numbering.
 #[derive(Debug)]
@@ -38,25 +38,34 @@ pub(crate) struct Generation {
 impl Generation {
     /// An empty generation.
     pub(crate) fn new(params: &IndexParams, segments: &SharedSegments) -> Generation {
-        Self::make(params, segments, |params, source| Index::new(params, source))
+        Self::make(params, segments, |_| (), Index::new)
     }
 
-    /// A generation whose index goes on from an image; its first slots are to be filled by [`Apply::restored`].
-    pub(crate) fn with_image(params: &IndexParams, segments: &SharedSegments, image: Image) -> Generation {
-        Self::make(params, segments, |params, source| Index::with_image(params, source, image))
+    /// A generation whose index goes on from an image. `fill` restores the slots of the image first, for the index may
+    /// read their vectors at once.
+    pub(crate) fn with_image(
+        params: &IndexParams,
+        segments: &SharedSegments,
+        image: Image,
+        fill: impl FnOnce(&Slots<'_>),
+    ) -> Generation {
+        Self::make(params, segments, fill, |params, source| Index::with_image(params, source, image))
     }
 
     fn make(
         params: &IndexParams,
         segments: &SharedSegments,
-        index: impl FnOnce(IndexParams, Arc<StoredVectors>) -> Index,
+        fill: impl FnOnce(&Slots<'_>),
+        index: impl FnOnce(IndexParams, Arc<dyn VectorSource>) -> Index,
     ) -> Generation {
         let rows = Arc::new(Rows::new(params.dim, segments.clone()));
+        let ids = IdMap::default();
+        fill(&Slots { rows: &rows, ids: &ids });
         let source = StoredVectors { rows: rows.clone(), segments: segments.clone() };
         Generation {
-            rows,
-            ids: IdMap::default(),
             index: index(*params, Arc::new(source)),
+            rows,
+            ids,
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             segments: segments.clone(),
             repaired: AtomicU32::new(0),
@@ -130,6 +139,26 @@ impl Generation {
     }
 }
 
+/// The slots of a generation that is being put together.
+#[derive(Debug)]
+pub(crate) struct Slots<'a> {
+    rows: &'a Rows,
+    ids: &'a IdMap,
+}
+
+impl Slots<'_> {
+    /// Fills a slot with a row that is dead since `died`, or alive if that is 0.
+    pub(crate) fn restore(&self, slot: Slot, id: RecordId, lsn: Lsn, loc: Loc, died: Lsn) {
+        self.rows.reserve(slot.index() + 1);
+        self.rows.set(slot, id, lsn, loc);
+        if died == Lsn(0) {
+            self.ids.update(|ids| ids.put(id, slot));
+        } else {
+            self.rows.kill(slot, died);
+        }
+    }
+}
+
 /// Applies committed frames to a generation and publishes the result as one snapshot.
 #[derive(Debug)]
 pub(crate) struct Apply<'a> {
@@ -178,24 +207,18 @@ impl Apply<'_> {
 
     /// Puts one row that is known to be the latest of its id.
     pub(crate) fn row(&mut self, id: RecordId, lsn: Lsn, loc: Loc, vector: &[f32]) -> Result<()> {
-        let slot = self.restored(id, lsn, loc, Lsn(0))?;
-        self.generation.index.append(slot, vector)
-    }
-
-    /// Fills the next slot with a row that the index has already: dead since `died`, or alive if that is 0.
-    pub(crate) fn restored(&mut self, id: RecordId, lsn: Lsn, loc: Loc, died: Lsn) -> Result<Slot> {
         let g = self.generation;
         let slot = Slot(self.next);
         self.next = self.next.checked_add(1).ok_or_else(too_many)?;
-        g.rows.reserve(self.next as usize);
-        g.rows.set(slot, id, lsn, loc);
-        if died == Lsn(0) {
-            g.ids.update(|ids| ids.put(id, slot));
-        } else {
-            g.rows.kill(slot, died);
-        }
+        Slots { rows: &g.rows, ids: &g.ids }.restore(slot, id, lsn, loc, Lsn(0));
         self.lsn = self.lsn.max(lsn);
-        Ok(slot)
+        g.index.append(slot, vector)
+    }
+
+    /// Goes on after `len` slots that were restored with an image.
+    pub(crate) fn after(mut self, len: u32) -> Self {
+        self.next = len;
+        self
     }
 
     /// Deletes a row, as of `lsn`.

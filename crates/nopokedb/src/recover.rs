@@ -29,7 +29,7 @@ use crate::io::vfs::{EntryKind, Vfs};
 use crate::log::{CollectionEntry, DirState, Log, LogOptions, RowKind, SegmentKind, inspect};
 use crate::meta::{Applier, MetaLocation, MetaStore};
 use crate::options::{Options, narrow};
-use crate::types::{CollectionId, Lsn, RecordId};
+use crate::types::{CollectionId, Lsn, RecordId, Slot};
 use crate::vectors::rows::{GONE, Loc, SegmentTable, SharedSegments};
 
 /// Seed of the graph's level choice: fixed, so that one thread builds the same graph twice.
@@ -301,17 +301,19 @@ impl Puts {
         last: Lsn,
     ) -> Result<Generation> {
         let lsns = image.lsns.clone();
-        let generation = Generation::with_image(params, segments, image);
-        let mut apply = generation.applier();
         let mut rows = self.rows.iter().peekable();
-        for &lsn in &lsns {
-            while rows.next_if(|p| p.lsn.0 < lsn).is_some() {}
-            match rows.next_if(|p| p.lsn.0 == lsn) {
-                Some(put) => apply.restored(put.id, put.lsn, put.loc, put.died)?,
-                // Dead and compacted away: the graph still leads through it, nobody else sees it.
-                None => apply.restored(RecordId(0), Lsn(lsn), GONE, Lsn(lsn))?,
-            };
-        }
+        let generation = Generation::with_image(params, segments, image, |slots| {
+            for (slot, &lsn) in (0..).map(Slot).zip(&lsns) {
+                while rows.next_if(|p| p.lsn.0 < lsn).is_some() {}
+                match rows.next_if(|p| p.lsn.0 == lsn) {
+                    Some(put) => slots.restore(slot, put.id, put.lsn, put.loc, put.died),
+                    // Dead and compacted away: nobody sees it.
+                    None => slots.restore(slot, RecordId(0), Lsn(lsn), GONE, Lsn(lsn)),
+                }
+            }
+        });
+        let len = u32::try_from(lsns.len()).expect("an image's slots were counted as u32");
+        let mut apply = generation.applier().after(len);
         self.append(rows, &mut apply, segments, params.dim)?;
         apply.publish(last);
         Ok(generation)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nopokedb::{Database, Metadata, NewRow, NewRows, Options, Query, RecordId};
 
-const DIM: usize = 8;
+const DIM: usize = 24;
 const ROWS: u16 = 400;
 
 fn options() -> Options {
@@ -119,14 +119,14 @@ fn rows_added_after_the_image_are_found_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     build(dir.path());
     let db = Database::open(dir.path(), options()).unwrap();
-    let id = db.collection().add(&[9.0, -9.0, 9.0, -9.0, 9.0, -9.0, 9.0, -9.0], NewRow::default()).unwrap();
+    let id = db.collection().add(&[9.0; DIM], NewRow::default()).unwrap();
     assert_eq!(id, RecordId(u64::from(ROWS)));
     std::mem::forget(db.clone()); // as after a kill: nobody closes
     drop(db);
     let copy = tempfile::tempdir().unwrap();
     copy_dir(dir.path(), copy.path());
     let db = Database::open(copy.path(), options()).unwrap();
-    let hits = db.collection().query(&[9.0, -9.0, 9.0, -9.0, 9.0, -9.0, 9.0, -9.0], &Query::nearest(1)).unwrap();
+    let hits = db.collection().query(&[9.0; DIM], &Query::nearest(1)).unwrap();
     assert_eq!(hits[0].id, id);
 }
 
