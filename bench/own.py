@@ -1,6 +1,6 @@
 """What NoPokeDB alone is measured on: each in its own process, one JSON line out.
 
-    own.py add | threads | add_many | open
+    own.py add | threads | add_many | open | growth <rows> ...
 """
 
 import json
@@ -193,6 +193,51 @@ def open_times(n=50_000, dim=384, rounds=5):
     return {**result, "disk": size, "f32": n * dim * 4}
 
 
+def one_size(n, dim=128, queries=200):
+    """Load, graph, query, memory, disk and open at `n` rows of the clustered set."""
+    from data import clustered
+
+    base, asked = clustered(n, dim, queries, 16)
+    with folder() as tmp:
+        path = f"{tmp}/db"
+        with NoPokeDB(dim, path=path) as db:
+            begun = time.perf_counter()
+            for start in range(0, n, 5_000):
+                db.add_many(base[start : start + 5_000])
+            loaded = time.perf_counter() - begun
+            db.wait_indexed()
+            indexed = time.perf_counter() - begun
+            took, found = [], 0
+            for q in asked:
+                start = time.perf_counter()
+                hits = db.query(q, 10)
+                took.append(time.perf_counter() - start)
+                wanted = db.query(q, 10, exact=True)[-1]["distance"]
+                found += sum(hit["distance"] <= wanted + 1e-6 for hit in hits)
+            stats = db.stats()
+        disk = sum(f.stat().st_blocks * 512 for f in Path(path).rglob("*") if f.is_file())
+        first = median(opened(path, dim)["first"] for _ in range(3))
+    memory = sum(value for key, value in stats.items() if key.endswith("_memory") and isinstance(value, int))
+    return {
+        "n": n,
+        "load": loaded,
+        "index": indexed,
+        "query": median(took),
+        "recall": found / (10 * queries),
+        "memory": memory,
+        "disk": disk,
+        "open": first,
+    }
+
+
+def growth(*sizes):
+    """Each size in a process of its own, so that none inherits the memory of the one before."""
+    if len(sizes) == 1:
+        return one_size(int(sizes[0]))
+    run = lambda n: subprocess.run([sys.executable, __file__, "growth", n], stdout=subprocess.PIPE, check=True, text=True)
+    return [json.loads(run(n).stdout) for n in sizes]
+
+
 if __name__ == "__main__":
-    jobs = {"add": add, "threads": threads, "add_many": add_many, "open": open_times}
-    print(json.dumps(jobs[sys.argv[1]]()))
+    jobs = {"add": add, "threads": threads, "add_many": add_many, "open": open_times, "growth": growth}
+    print(json.dumps(jobs[sys.argv[1]](*sys.argv[2:])))

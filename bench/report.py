@@ -102,6 +102,35 @@ def own_section(own):
     return "## NoPokeDB alone\n\n" + table(["what", "measured: median (lowest-highest)", "goal", "reached"], rows)
 
 
+def exponent(points, key):
+    """b of the best fit of `value = a * n ** b`."""
+    xs, ys = [log(p["n"]) for p in points], [log(max(p[key], 1e-9)) for p in points]
+    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
+    return sum((a - x) * (b - y) for a, b in zip(xs, ys)) / sum((a - x) ** 2 for a in xs)
+
+
+def growth_section(points):
+    """What more rows cost, and the fitted exponent: 1 is in proportion, 0 is not at all."""
+    rows = [
+        [
+            f"{p['n']:,}",
+            number(p["query"] * 1e6),
+            f"{p['recall']:.4f}",
+            number(p["n"] / p["load"]),
+            number(p["n"] / p["index"]),
+            number(p["memory"] / p["n"]),
+            f"{p['disk'] / (p['n'] * 512):.2f}x",
+            number(p["open"] * 1e3),
+        ]
+        for p in points
+    ]
+    fits = [f"{exponent(points, key):.2f}" for key in ("query", "load", "index", "memory", "disk", "open")]
+    rows.append(["time or bytes ~ rows^", fits[0], "", fits[1], fits[2], fits[3], fits[4], fits[5]])
+    head = ["rows", "query p50 us", "recall@10", "durable and searchable, rows/s", "index done, rows/s"]
+    head += ["memory, bytes a row", "disk, of the f32 rows", "open + first query, ms"]
+    return "## Growth\n\n128 dimensions, 256 clusters, default settings, no metadata.\n\n" + table(head, rows)
+
+
 # ---------------------------------------------------------------------------------------------------- against peers
 
 
@@ -228,6 +257,7 @@ def write(out, docs, figures):
         parts.append("Could not be installed here: " + "; ".join(f"{p} ({why})" for p, why in machine["missing"].items()) + ".")
     if own:
         parts.append(own_section(own))
+        parts += [growth_section(own["growth"])] if own.get("growth") else []
     parts += [set_section(r, figures) for r in results]
     (docs / "BENCHMARKS.md").write_text("\n\n".join(parts) + "\n")
 

@@ -24,6 +24,8 @@ from peers import PEERS
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
 OWN = ["add", "threads", "add_many", "open"]
+SIZES = ["3000", "10000", "30000", "100000"]
+SIZES_FULL = [*SIZES, "300000", "1000000", "3000000"]
 STARTED = time.monotonic()
 
 
@@ -178,12 +180,12 @@ def measure_set(name, peers, rounds, build_rounds, threads):
     return {"set": name, "about": data.describe(name), "rounds": rounds, "build_rounds": build_rounds, "peers": results}
 
 
-def measure_own():
+def measure_own(sizes):
     found = {}
-    for job in OWN:
-        say(f"alone: {job}")
-        done = subprocess.run([sys.executable, str(HERE / "own.py"), job], stdout=subprocess.PIPE, check=True, text=True)
-        found[job] = json.loads(done.stdout)
+    for job in [*([name] for name in OWN), ["growth", *sizes]]:
+        say(f"alone: {' '.join(job)}")
+        done = subprocess.run([sys.executable, str(HERE / "own.py"), *job], stdout=subprocess.PIPE, check=True, text=True)
+        found[job[0]] = json.loads(done.stdout)
     return found
 
 
@@ -241,7 +243,7 @@ def run(sets, peers, chosen):
     about = {**machine(), "missing": {p: missing[PEERS[p].package] for p in peers if p not in kept}}
     (OUT / "machine.json").write_text(json.dumps(about, indent=1))
     if not chosen.no_own:
-        (OUT / "own.json").write_text(json.dumps(measure_own(), indent=1))
+        (OUT / "own.json").write_text(json.dumps(measure_own(SIZES_FULL if chosen.full else SIZES), indent=1))
     for name in sets:
         build_rounds = 3 if name == "gaussian-20k" else 1
         result = measure_set(name, kept, chosen.rounds, build_rounds, os.cpu_count() or 1)
