@@ -206,7 +206,7 @@ impl Collection {
         }
         check_document(change.document.as_deref(), 0)?;
         check_id(id)?;
-        let _held = self.core.reservations.given(&[id], true);
+        let held = self.core.reservations.given(&[id]);
         let complete = change.vector.is_some() && change.metadata.is_some() && change.document.is_some();
         let old = if complete { None } else { self.read(id)? };
         let (old_vector, old_metadata, old_document) = match old {
@@ -216,6 +216,7 @@ impl Collection {
         let vector = change.vector.or(old_vector).ok_or_else(|| {
             Error::argument(format!("there is no row {id} to change; give a vector as well to insert it"))
         })?;
+        held.insert();
         let metadata = change.metadata.or(old_metadata);
         let document = change.document.or(old_document);
         let mut frame = self.frame(1, 0);
@@ -226,7 +227,7 @@ impl Collection {
     /// Deletes a row. `false` if there is none of that id.
     pub fn delete(&self, id: RecordId) -> Result<bool> {
         self.check()?;
-        let _held = self.core.reservations.given(&[id], false);
+        let _held = self.core.reservations.given(&[id]);
         if self.core.generation().ids.get(id).is_none() {
             return Ok(false);
         }
@@ -337,12 +338,13 @@ impl Collection {
         if !twice.is_empty() {
             return Err(duplicate("appear twice in the batch", &twice));
         }
-        let held = self.core.reservations.given(ids, true);
+        let held = self.core.reservations.given(ids);
         let generation = self.core.generation();
         let taken: Vec<RecordId> = ids.iter().copied().filter(|&id| generation.ids.get(id).is_some()).collect();
         if !taken.is_empty() {
             return Err(duplicate("exist already; use upsert to replace them", &taken));
         }
+        held.insert();
         Ok(held)
     }
 

@@ -92,6 +92,17 @@ fn a_given_id_that_exists_or_comes_twice_is_refused_and_nothing_is_written() {
 }
 
 #[test]
+fn a_refused_id_does_not_move_the_automatic_ones() {
+    let (_dir, _db, c) = small();
+    let rows = |ids: &[u64]| NewRows { ids: Some(ids.iter().copied().map(RecordId).collect()), ..NewRows::default() };
+    c.add(&[0.0, 0.0], NewRow::default()).unwrap();
+    let last = RecordId::MAX.0 - 1;
+    c.upsert(RecordId(last), Change::default()).unwrap_err();
+    c.add_many(&[0.0; 4], rows(&[0, last])).unwrap_err();
+    assert_eq!(c.add(&[0.0, 0.0], NewRow::default()).unwrap(), RecordId(1));
+}
+
+#[test]
 fn bad_vectors_are_refused_naming_what_is_wrong() {
     let (_dir, _db, c) = small();
     let e = c.add(&[1.0, 2.0, 3.0], NewRow::default()).unwrap_err();

@@ -3,7 +3,8 @@
 //! Invariants:
 //! 1. An id is in at most one live [`Reservation`]. So "does it exist?" stays answered until the write that relied on the
 //!    answer is visible, and read-modify-write upserts of one id never lose each other's change.
-//! 2. Automatic ids are handed out in order and never twice, even if the commit that took them fails.
+//! 2. Automatic ids are handed out in order and never twice, even if the commit that took them fails. They start above
+//!    every id that was inserted; an id that was given and refused moves them nowhere.
 //!
 //! Threading: one short mutex; a caller whose ids are in flight waits on a condition variable.
 
@@ -66,27 +67,43 @@ impl Reservations {
     /// Takes the next `n` automatic ids.
     pub(crate) fn automatic(&self, n: usize) -> Result<(Range<u64>, Reservation<'_>)> {
         let mut state = self.lock();
-        let end = state.next_id.checked_add(n as u64).filter(|&end| end <= RecordId::MAX.0);
-        let end =
-            end.ok_or_else(|| Error::argument(format!("automatic ids are used up: the largest is {}", RecordId::MAX)))?;
-        let range = state.next_id..end;
-        state.next_id = end;
+        let range = loop {
+            let end = state.next_id.checked_add(n as u64).filter(|&end| end <= RecordId::MAX.0);
+            let used_up = || Error::argument(format!("automatic ids are used up: the largest is {}", RecordId::MAX));
+            let range = state.next_id..end.ok_or_else(used_up)?;
+            // Somebody may be about to insert one of these ids, or to be refused.
+            if !state.ids.iter().any(|id| range.contains(id)) {
+                break range;
+            }
+            state = self.released.wait(state).unwrap_or_else(PoisonError::into_inner);
+        };
+        state.next_id = range.end;
         state.ranges.push(range.clone());
         Ok((range.clone(), Reservation { owner: self, held: Held::Range(range) }))
     }
 
-    /// Takes the given ids (distinct), waiting while any is in flight. With `inserting`, later automatic ids start
-    /// above them.
-    pub(crate) fn given(&self, ids: &[RecordId], inserting: bool) -> Reservation<'_> {
+    /// Takes the given ids (distinct), waiting while any is in flight.
+    pub(crate) fn given(&self, ids: &[RecordId]) -> Reservation<'_> {
         let mut state = self.lock();
         while ids.iter().any(|id| state.holds(id.0)) {
             state = self.released.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.ids.extend(ids.iter().map(|id| id.0));
-        if inserting && let Some(max) = ids.iter().max() {
-            state.next_id = state.next_id.max(max.0 + 1);
-        }
         Reservation { owner: self, held: Held::Ids(ids.iter().map(|id| id.0).collect()) }
+    }
+}
+
+impl Reservation<'_> {
+    /// The ids held are going to be inserted: automatic ids start above them from now on.
+    pub(crate) fn insert(&self) {
+        if let Held::Ids(ids) = &self.held
+            && let Some(max) = ids.iter().max()
+        {
+            let mut state = self.owner.lock();
+            state.next_id = state.next_id.max(max + 1);
+            drop(state);
+            self.owner.released.notify_all();
+        }
     }
 }
 
@@ -113,9 +130,23 @@ mod tests {
     fn automatic_ids_are_never_given_twice() {
         let r = Reservations::new(0);
         assert_eq!(r.automatic(3).unwrap().0, 0..3);
-        drop(r.given(&[RecordId(10)], true));
-        drop(r.given(&[RecordId(99)], false));
+        r.given(&[RecordId(10)]).insert();
+        drop(r.given(&[RecordId(99)]));
         assert_eq!(r.automatic(2).unwrap().0, 11..13);
+    }
+
+    #[test]
+    fn an_automatic_id_waits_for_a_given_one_that_may_be_the_same() {
+        let r = Reservations::new(5);
+        let held = r.given(&[RecordId(6)]);
+        std::thread::scope(|s| {
+            let waiter = s.spawn(|| r.automatic(3).unwrap().0);
+            held.insert();
+            drop(held);
+            assert_eq!(waiter.join().unwrap(), 7..10);
+        });
+        drop(r.given(&[RecordId(11)]));
+        assert_eq!(r.automatic(3).unwrap().0, 10..13, "what was refused is free");
     }
 
     #[test]
@@ -132,7 +163,7 @@ mod tests {
         let entered = AtomicBool::new(false);
         std::thread::scope(|s| {
             let waiter = s.spawn(|| {
-                let held = r.given(&[RecordId(range.start)], false);
+                let held = r.given(&[RecordId(range.start)]);
                 entered.store(true, SeqCst);
                 drop(held);
             });

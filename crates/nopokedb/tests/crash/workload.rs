@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use nopokedb::testing::crash::{Enumeration, Failure, History, Report, Seen};
 use nopokedb::testing::{Call, CallKind, Fault, SimDisk, Vfs};
-use nopokedb::{Database, Metric, NewRow, Options, Query};
+use nopokedb::{Database, NewRow, Query};
 
-use crate::support::{DIM, Model, Row, Write, long, perform, served, tag, vector};
+use crate::support::{Model, Row, Write, long, options, perform, served, tag, vector};
 
 const DIR: &str = "/db";
 
@@ -27,6 +27,8 @@ pub enum Step {
     Save,
     /// Until the background worker has nothing left to do: footers, compactions, the idle watermark.
     Quiet,
+    /// Until the first segment was compacted away; fails if it is not.
+    Compacted,
     /// An orderly close, and another opening.
     Reopen,
     /// The end of the process without a close, and another opening.
@@ -35,12 +37,7 @@ pub enum Step {
     Close,
 }
 
-pub use Step::{Close, Die, Do, Index, Quiet, Reopen, Save, Together};
-
-pub fn options() -> Options {
-    let build = Options { graph_from: Some(8), build_threads: 1, ..Options::new(DIM) };
-    Options { metric: Metric::L2, segment_bytes: 64 << 10, frame_bytes: Some(1_500), ..build }
-}
+pub use Step::{Close, Compacted, Die, Do, Index, Quiet, Reopen, Save, Together};
 
 pub fn open_on(vfs: Arc<dyn Vfs>) -> nopokedb::Result<Database> {
     Database::open_on(vfs, Path::new(DIR), options())
@@ -104,6 +101,15 @@ pub fn run(disk: &SimDisk, vfs: &Arc<dyn Vfs>, history: &History<Write>, steps: 
             Index => assert!(db.wait_indexed(Some(Duration::from_secs(20))).unwrap(), "the graph takes in all rows"),
             Save => db.save().unwrap(),
             Quiet => quiet(disk),
+            Compacted => {
+                let first = Path::new(DIR).join("log/00000001.seg");
+                let give_up = Instant::now() + Duration::from_secs(20);
+                while disk.peek(&first).is_some() {
+                    assert!(Instant::now() < give_up, "no compaction: {:?}", db.stats());
+                    park_timeout(Duration::from_millis(2));
+                }
+                quiet(disk);
+            }
             Reopen => {
                 db.close().unwrap();
                 db = open();

@@ -1,10 +1,11 @@
 //! What the tests of durability share: writes as values, the model they lead to, and a database read in every way.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses its part, and a test may panic")]
 
 use std::collections::BTreeMap;
 
 use nopokedb::{
-    Change, Collection, CollectionOptions, Database, Metadata, Metric, NewRow, NewRows, Query, RecordId, Result,
+    Change, Collection, CollectionOptions, Database, Metadata, Metric, NewRow, NewRows, Options, Query, RecordId,
+    Result,
 };
 
 /// Dimension of every vector in these tests.
@@ -15,6 +16,12 @@ pub const DEFAULT: u8 = 0;
 /// Whether the long versions are asked for.
 pub fn long() -> bool {
     std::env::var("NOPOKEDB_CRASH").is_ok_and(|v| v == "long")
+}
+
+/// Everything small, so that short tests meet rolls, graphs and batches of several frames.
+pub fn options() -> Options {
+    let build = Options { graph_from: Some(8), build_threads: 1, ..Options::new(DIM) };
+    Options { metric: Metric::L2, segment_bytes: 64 << 10, frame_bytes: Some(1_500), ..build }
 }
 
 /// One write, to the collection numbered first.
