@@ -9,7 +9,7 @@ const BANDS: [f32; 8] = [0.3, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0];
 /// Single nibbles flipped at most to settle the rest.
 const SINGLES: usize = 6;
 /// More than this is worth another band.
-const MANY: f32 = 4.0 * CELL;
+const MANY: f32 = 2.0 * CELL;
 /// What may be left: a thousandth of a cell.
 const SETTLED: f32 = CELL * 1e-3;
 
@@ -43,8 +43,12 @@ pub(crate) fn body(z: &[f32], middles: &mut [f32], nibbles: &mut [u8]) -> f32 {
     let missing = nearest(z, middles);
     // Outwards cells gain, inwards they lose.
     let outwards = if missing < 0.0 { -1.0 } else { 1.0 };
-    let left = flip_band(z, middles, missing.abs(), outwards);
-    let mut left = if left > MANY { flip_band(z, middles, left, outwards) } else { left };
+    let (mut left, mut edge) = (missing.abs(), 0.5 * CELL);
+    for _ in 0..2 {
+        if left > MANY {
+            (left, edge) = flip_band(z, middles, left, edge, outwards);
+        }
+    }
     for _ in 0..SINGLES {
         if left.abs() <= SETTLED || !flip_best(z, middles, &mut left, outwards) {
             break;
@@ -78,14 +82,14 @@ fn lean(z: f32, middle: f32, outwards: f32) -> f32 {
     if full { -CELL } else { lean }
 }
 
-/// Flips the coordinates nearest to their cell's boundary, as wide a band as does not give more than `wanted`. Returns what
-/// is still wanted.
+/// Flips the coordinates nearest to their cell's boundary, as wide a band below `edge` as does not give more than `wanted`.
+/// Returns what is still wanted, and the band's lower edge.
 #[inline(always)]
-fn flip_band(z: &[f32], middles: &mut [f32], wanted: f32, outwards: f32) -> f32 {
+fn flip_band(z: &[f32], middles: &mut [f32], wanted: f32, edge: f32, outwards: f32) -> (f32, f32) {
     // About one in `CELL / width` coordinates lies in a band, and gains a cell times 0.8 on average.
     #[allow(clippy::cast_precision_loss)] // at most 2^16
     let width = wanted / (0.8 * z.len() as f32);
-    let bounds = BANDS.map(|share| (0.5 * CELL - share * width).max(0.0));
+    let bounds = BANDS.map(|share| (edge - share * width).max(0.0));
     let mut gains = [[0.0f32; LANES]; BANDS.len()];
     for (z, middles) in z.as_chunks::<LANES>().0.iter().zip(middles.as_chunks::<LANES>().0) {
         for (gains, bound) in gains.iter_mut().zip(bounds) {
@@ -102,14 +106,14 @@ fn flip_band(z: &[f32], middles: &mut [f32], wanted: f32, outwards: f32) -> f32 
             best = Some((gain, bound));
         }
     }
-    let Some((gain, bound)) = best else { return wanted };
+    let Some((gain, bound)) = best else { return (wanted, edge) };
     for (z, middles) in z.as_chunks::<LANES>().0.iter().zip(middles.as_chunks_mut::<LANES>().0) {
         for l in 0..LANES {
             let step = if lean(z[l], middles[l], outwards) > bound { outwards * CELL } else { 0.0 };
             middles[l] += step * sign(z[l]);
         }
     }
-    wanted - gain
+    (wanted - gain, bound)
 }
 
 /// Flips the one coordinate, of those on the right side of their cell's middle, whose gain is nearest to what is `left`.
