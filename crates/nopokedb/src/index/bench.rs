@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use super::{Index, IndexParams, Scratch};
 use crate::error::Result;
 use crate::types::{Metric, Slot};
 use crate::vectors::{VectorSource, Visibility};
+
+/// Rows appended at a time.
+const APPENDED: usize = 500;
 
 struct InMemory {
     dim: usize,
@@ -41,6 +45,8 @@ pub struct IndexBench {
     index: Index,
     view: Everything,
     scratch: Scratch,
+    /// Median microseconds that a row took to append, in blocks of rows.
+    pub append_us: f64,
 }
 
 impl std::fmt::Debug for IndexBench {
@@ -55,9 +61,16 @@ impl IndexBench {
         let params = IndexParams { graph_from: 0, ..IndexParams::new(dim, metric, m, ef_construction) };
         let source = Arc::new(InMemory { dim, data });
         let index = Index::new(params, source.clone());
-        index.append(Slot(0), &source.data)?;
+        let mut times = Vec::new();
+        for (i, rows) in source.data.chunks(APPENDED * dim).enumerate() {
+            let start = Instant::now();
+            index.append(Slot(u32::try_from(i * APPENDED).unwrap_or(u32::MAX)), rows)?;
+            times.push(start.elapsed());
+        }
+        times.sort_unstable();
+        let append_us = times[times.len() / 2].as_secs_f64() / APPENDED as f64 * 1e6;
         let view = Everything(index.len());
-        Ok(IndexBench { index, view, scratch: Scratch::new() })
+        Ok(IndexBench { index, view, scratch: Scratch::new(), append_us })
     }
 
     /// Moves every row into the graph.

@@ -17,6 +17,7 @@ mod flat_tests;
 pub(crate) mod hnsw;
 mod near;
 mod plan;
+mod scan;
 mod space;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -37,7 +38,7 @@ use crate::types::{CollectionId, Lsn, Metric, Slot};
 use crate::vectors::code_query::Plane;
 use crate::vectors::codes::Codes;
 use crate::vectors::{VectorSource, Visibility};
-use flat::{Flat, FlatScratch, Sight};
+use flat::Flat;
 use hnsw::check::{GraphReport, check};
 use hnsw::graph::{Graph, MAX_SLOTS};
 use hnsw::image::{self, Stamp};
@@ -45,6 +46,7 @@ use hnsw::insert::{Absorb, BuildParams, Builder};
 use hnsw::search::{Field, Walker};
 use near::{Near, Probe};
 use plan::Plan;
+use scan::{FlatScratch, Lane};
 use space::{Space, Stored};
 use topk::TopK;
 
@@ -398,8 +400,8 @@ impl Index {
     /// Offers the rows of `view` from slot `from` on that may be among the `k` nearest.
     fn scan(&self, from: u32, vector: &[f32], k: usize, view: &dyn Visibility, scratch: &mut Scratch) -> Result<()> {
         let Scratch { probe, top, flat, .. } = scratch;
-        let sight = Sight { view, exact: &|slot| self.space.exact(&probe.exact, slot) };
-        self.flat.search(from, vector, k, &sight, flat, top)
+        let exact = |slot| self.space.exact(&probe.exact, slot);
+        self.flat.search(from, k, view, &mut [Lane { vector, exact: &exact, scratch: flat, top }])
     }
 
     /// Writes the image of the first `lsns.len()` slots to `path`; `lsns` holds the LSN that wrote each of them, and every
