@@ -50,8 +50,9 @@ use scan::{FlatScratch, Lane};
 use space::{Space, Stored};
 use topk::TopK;
 
-/// Below this many rows a scan beats any graph, so none is built.
-pub(crate) const DEFAULT_GRAPH_FROM: u32 = 10_000;
+/// Below this many rows a scan of the codes costs about as much as a walk (under 50 us on the machines measured) and misses
+/// nothing, whatever the data, so no graph is built.
+pub(crate) const DEFAULT_GRAPH_FROM: u32 = 50_000;
 
 /// How much nearer to each other than to the node two neighbours must be for one to be dropped; see [`hnsw::neighbors`].
 const ALPHA: f32 = 1.0;
