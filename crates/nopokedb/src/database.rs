@@ -15,6 +15,7 @@ use crate::meta::MetaLocation;
 use crate::options::{CollectionOptions, Options};
 use crate::stats::Stats;
 use crate::types::CollectionId;
+use crate::verify::Report;
 
 /// An open database directory. Cheap to clone; clones are one handle, closed together.
 ///
@@ -150,6 +151,13 @@ impl Database {
     pub fn wait_applied(&self) -> Result<()> {
         self.handle.check()?;
         self.handle.engine.wait_applied()
+    }
+
+    /// Holds everything that is stored against everything else: the log's checksums, rows, ids, graph and SQLite. Takes a
+    /// time in proportion to the data; searches and writes go on.
+    pub fn check(&self) -> Result<Report> {
+        self.handle.check()?;
+        self.handle.engine.verify()
     }
 
     /// Counters of what the database holds and uses.

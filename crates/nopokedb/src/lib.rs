@@ -24,6 +24,7 @@ mod recover;
 mod stats;
 mod types;
 mod vectors;
+mod verify;
 
 pub use collection::{Change, Collection, MAX_DOCUMENT_BYTES, NewRow, NewRows, Record};
 pub use database::Database;
@@ -34,6 +35,7 @@ pub use options::{CollectionOptions, MAX_DIM, Options};
 pub use query::request::{Hit, Query};
 pub use stats::Stats;
 pub use types::{CollectionId, Lsn, Metric, RecordId, SegmentNo, Slot};
+pub use verify::Report;
 
 /// What tests outside this crate need: the disk as a trait, a simulated one, and the crash enumeration. Not public API.
 #[cfg(feature = "testing")]
