@@ -33,7 +33,7 @@ pub(crate) use format::SegmentKind;
 pub(crate) use frame::{Batch, FrameBuilder, FrameView, NewRowRef, RowKind, RowView};
 pub(crate) use manifest::CollectionEntry;
 pub(crate) use publish::write_footer;
-pub(crate) use recover::{DirState, DroppedTail, Recovered, inspect};
+pub(crate) use recover::{DirState, DroppedTail, Recovered, inspect, open_read_only};
 pub(crate) use segment::Segment;
 pub(crate) use writer::{Log, LogOptions, Placed};
 

@@ -39,6 +39,20 @@ pub(crate) enum DirState {
     OldNoPokeDB,
 }
 
+/// Reads the log in `dir` and changes no byte of it. What it finds behind the last group that is whole is left where it is
+/// and not served. A writer may be at work meanwhile: then this is the log as of some moment since the call, or an error
+/// because a file went away (try again).
+pub(crate) fn open_read_only(vfs: &dyn Vfs, dir: &Path) -> Result<Recovered> {
+    let Survey { manifest, listed, scanned, .. } = survey(vfs, dir, OpenMode::Read)?;
+    let last = scanned.last().expect("a survey holds at least the active segment");
+    let (clean, dropped_tail) = (last.scan.clean, dropped(last)?);
+    let mut segments = listed;
+    for s in scanned {
+        segments.push(Arc::new(s.into_segment(SEGMENT_HEADER_LEN)?));
+    }
+    Ok(Recovered { segments, collections: manifest.collections, clean, dropped_tail })
+}
+
 /// What was found when the log was opened.
 #[derive(Debug)]
 pub(crate) struct Recovered {
@@ -135,24 +149,30 @@ pub(super) fn remove_unfinished_creation(vfs: &dyn Vfs, dir: &Path) -> Result<()
 }
 
 /// Reads the whole state of the log in `dir` and changes nothing.
-pub(super) fn survey(vfs: &dyn Vfs, dir: &Path) -> Result<Survey> {
+pub(super) fn survey(vfs: &dyn Vfs, dir: &Path, mode: OpenMode) -> Result<Survey> {
     let (manifest, highest_manifest) = manifest::load(vfs, dir)?;
     let listed: Vec<_> =
-        manifest.segments.iter().map(|entry| open_listed(vfs, dir, &manifest, entry)).collect::<Result<_>>()?;
+        manifest.segments.iter().map(|entry| open_listed(vfs, dir, mode, &manifest, entry)).collect::<Result<_>>()?;
     for pair in listed.windows(2) {
         if pair[0].last_lsn() >= pair[1].first_lsn() {
             return Err(pair[1].damaged(40, "its rows overlap those of the segment before it"));
         }
     }
-    let scanned = follow_seals(vfs, dir, &manifest, listed.last())?;
+    let scanned = follow_seals(vfs, dir, mode, &manifest, listed.last())?;
     let (orphans, highest_segment) = find_orphans(vfs, dir, &manifest, &scanned)?;
     Ok(Survey { manifest, highest_manifest, listed, scanned, orphans, highest_segment })
 }
 
 /// Opens a segment that the manifest lists: header, length and footer are checked, the rest when it is touched.
-fn open_listed(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, entry: &SegmentEntry) -> Result<Arc<Segment>> {
+fn open_listed(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    mode: OpenMode,
+    manifest: &Manifest,
+    entry: &SegmentEntry,
+) -> Result<Arc<Segment>> {
     let path = segment_path(dir, entry.no);
-    let (file, header) = open_segment(vfs, &path, manifest, entry.no)?;
+    let (file, header) = open_segment(vfs, &path, mode, manifest, entry.no)?;
     let bad = |offset, what: &str| Error::corruption(&path, offset, what);
     if header.kind != entry.kind || header.first_lsn != entry.first_lsn {
         return Err(bad(36, "the segment is not the one that the manifest lists"));
@@ -177,10 +197,11 @@ fn open_listed(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, entry: &SegmentEn
 fn open_segment(
     vfs: &dyn Vfs,
     path: &Path,
+    mode: OpenMode,
     manifest: &Manifest,
     no: SegmentNo,
 ) -> Result<(Arc<dyn VfsFile>, SegmentHeader)> {
-    let file = match vfs.open(path, OpenMode::Write) {
+    let file = match vfs.open(path, mode) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::corruption(path, 0, "this part of the log is missing"));
         }
@@ -197,12 +218,18 @@ fn open_segment(
 }
 
 /// Reads the raw segments from `scan_from` on, going from each SEAL to the segment it names.
-fn follow_seals(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, before: Option<&Arc<Segment>>) -> Result<Vec<Scanned>> {
+fn follow_seals(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    mode: OpenMode,
+    manifest: &Manifest,
+    before: Option<&Arc<Segment>>,
+) -> Result<Vec<Scanned>> {
     let mut scanned: Vec<Scanned> = Vec::new();
     let mut no = manifest.scan_from;
     loop {
         let path = segment_path(dir, no);
-        let (file, header) = open_segment(vfs, &path, manifest, no)?;
+        let (file, header) = open_segment(vfs, &path, mode, manifest, no)?;
         let bad = |offset, what: &str| Error::corruption(&path, offset, what);
         let expected = match scanned.last() {
             Some(last) => Some((last.scan.chain, last.scan.next_lsn)),
@@ -271,7 +298,7 @@ fn find_orphans(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, scanned: &[Scann
 impl Log {
     /// Opens the log in `dir` for writing. The caller holds the directory's lock.
     pub(crate) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: LogOptions) -> Result<(Log, Recovered)> {
-        let survey = survey(&*vfs, dir)?;
+        let survey = survey(&*vfs, dir, OpenMode::Write)?;
         settle(vfs, dir, options, survey)
     }
 }

@@ -3,7 +3,8 @@
 //! Invariants:
 //! 1. A frame is kept only if its header, its place in the chain, its LSNs and its payload's hash all check, and the
 //!    batch it belongs to is complete.
-//! 2. Where that stops is not called the end: what lies behind is searched for proof that more was durable.
+//! 2. Where that stops is not called the end: what lies behind is searched for proof that more was durable. A whole frame in
+//!    a place where it does not belong is such a proof itself.
 //! 3. Bytes are read with `read_at`, a bounded window at a time: an unreadable sector is an error, not a signal, and no
 //!    length from the file decides how much memory is taken.
 
@@ -110,7 +111,7 @@ pub(super) fn scan(file: &dyn VfsFile, path: &Path, header: &SegmentHeader) -> R
         len: window.len,
     };
     scan.keep_frames(&mut window, header)?;
-    if scan.successor.is_none() {
+    if scan.successor.is_none() && scan.proven.is_none() {
         scan.look_behind(&mut window, header)?;
     }
     Ok(scan)
@@ -124,8 +125,9 @@ impl Scan {
         let last = loop {
             let (header, raw_hash) = match check_frame(window, segment, at, &chain, next_lsn)? {
                 Ok(checked) => checked,
-                Err(why) => {
-                    self.why = why;
+                Err(fault) => {
+                    self.why = fault.why;
+                    self.proven = fault.misplaced.then_some("its own header is intact, and no crash puts it here");
                     break None;
                 }
             };
@@ -183,6 +185,18 @@ impl Scan {
     }
 }
 
+/// Why a frame is not kept.
+struct Fault {
+    why: &'static str,
+    /// A frame that is whole, but not here: frames are written one after the other, each once what is before it is durable,
+    /// so what was before this one is gone or was exchanged.
+    misplaced: bool,
+}
+
+fn torn(why: &'static str) -> Fault {
+    Fault { why, misplaced: false }
+}
+
 /// The header of the frame at `at` and its chain value, or what does not check.
 fn check_frame(
     window: &mut Window<'_>,
@@ -190,28 +204,28 @@ fn check_frame(
     at: u64,
     chain: &Chain,
     next_lsn: Lsn,
-) -> Result<Result<(FrameHeader, Chain), &'static str>> {
+) -> Result<Result<(FrameHeader, Chain), Fault>> {
     if at >= window.len {
-        return Ok(Err("the file ends here"));
+        return Ok(Err(torn("the file ends here")));
     }
     let bytes = window.at(at, FRAME_HEADER_SIZE)?;
     let header = match FrameHeader::decode(bytes, &segment.salt) {
         Ok(header) => header,
-        Err(why) => return Ok(Err(why)),
+        Err(why) => return Ok(Err(torn(why))),
     };
     let link = hash128(&bytes[..FRAME_HEADER_SIZE]);
     let rows = header.lsn_last.0 + 1 - header.lsn_first.0;
     if header.prev_chain != *chain {
-        return Ok(Err("the frame does not follow the one before it"));
+        return Ok(Err(Fault { why: "the frame does not follow the one before it", misplaced: true }));
     }
     if header.lsn_first != next_lsn || rows != u64::from(header.rows) || header.durable_lsn >= header.lsn_first {
-        return Ok(Err("the frame's LSNs do not follow those before it"));
+        return Ok(Err(Fault { why: "the frame's LSNs do not follow those before it", misplaced: true }));
     }
     if window.len - at < FRAME_HEADER_LEN + header.payload_len {
-        return Ok(Err("the file ends inside a frame"));
+        return Ok(Err(torn("the file ends inside a frame")));
     }
     if window.hash(at + FRAME_HEADER_LEN, header.payload_len)? != header.payload_hash {
-        return Ok(Err("the frame's payload does not match its checksum"));
+        return Ok(Err(torn("the frame's payload does not match its checksum")));
     }
     Ok(Ok((header, link)))
 }

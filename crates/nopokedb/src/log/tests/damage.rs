@@ -162,6 +162,25 @@ fn damage_before_the_last_group_is_never_taken_for_a_torn_tail() {
 }
 
 #[test]
+fn a_group_of_another_history_is_noticed() {
+    // A write that the medium dropped, and one of an earlier life in its place: every checksum fits, the chain does not.
+    let path = files::segment_path(Path::new(DIR), crate::types::SegmentNo(1));
+    let group_of = |id: u64| {
+        let disk = SimDisk::new();
+        let mut log = create(&vfs(&disk), Path::new(DIR), 64 << 10);
+        log.append(&[puts([id])]).unwrap();
+        log.append(&[puts([9])]).unwrap();
+        (disk.peek(&path).unwrap()[4096..8192].to_vec(), disk)
+    };
+    let (other, _) = group_of(1);
+    let (_, disk) = group_of(0);
+    assert_eq!(read_all(&disk.kill_at(disk.ops())).unwrap(), [0, 9]);
+    disk.open(&path, crate::io::vfs::OpenMode::Write).unwrap().write_all_at(&[&other], 4096).unwrap();
+    let error = read_all(&disk).unwrap_err();
+    assert!(error.message().contains("does not follow the one before it"), "{error}");
+}
+
+#[test]
 fn calling_the_first_bad_checksum_the_end_would_be_noticed() {
     // What many logs do, in the place of our recovery: the same damage then loses acknowledged rows without a word.
     let (disk, expected) = every_kind_of_file(false);

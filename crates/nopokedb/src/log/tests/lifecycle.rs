@@ -1,6 +1,11 @@
 //! Create, append, roll, seal, close, open again: on the real disk.
 
+use proptest::prelude::*;
+
+use super::crash::TINY;
 use super::*;
+use crate::error::ErrorKind;
+use crate::io::sim::SimDisk;
 use crate::types::Lsn;
 
 #[test]
@@ -102,4 +107,129 @@ fn a_directory_is_told_by_what_is_in_it() {
     assert_eq!(inspect(&*vfs, &at("old")).unwrap(), DirState::OldNoPokeDB);
     vfs.open(&at("file"), crate::io::vfs::OpenMode::CreateNew).unwrap();
     assert!(inspect(&*vfs, &at("file")).is_err());
+}
+
+#[test]
+fn a_reader_changes_no_byte_and_sees_what_is_whole() {
+    let disk = SimDisk::new();
+    let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
+    let dir = Path::new("/db");
+    let mut log = create(&vfs, dir, TINY);
+    for id in 0..7 {
+        log.append(&[puts([id])]).unwrap();
+    }
+    log.without_footer().iter().for_each(|s| write_footer(s).unwrap());
+    log.publish_footers(&|_| 0).unwrap();
+    let before = disk.hash();
+    let seen = open_read_only(&*vfs, dir).unwrap();
+    assert_eq!(ids_of(&seen.segments), (0..7).collect::<Vec<_>>());
+    assert!(!seen.clean);
+    assert_eq!(disk.hash(), before);
+    // While it is read the writer goes on.
+    log.append(&[puts([7])]).unwrap();
+    assert_eq!(ids_of(&seen.segments).len(), 7);
+    assert_eq!(ids_of(&open_read_only(&*vfs, dir).unwrap().segments).len(), 8);
+}
+
+#[test]
+fn a_full_disk_refuses_writes_loses_nothing_and_goes_on_when_there_is_room() {
+    let disk = SimDisk::new();
+    let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
+    let mut log = create(&vfs, Path::new("/db"), TINY);
+    let mut expected = Vec::new();
+    for id in 0..40 {
+        // Room for some bytes more: now too little for a group, now for the next segment, now enough.
+        disk.set_quota(Some(disk.used() + (id * 1_777) % 20_000));
+        match log.append(&[puts([id])]) {
+            Ok(_) => expected.push(id),
+            Err(e) => assert_eq!(e.kind(), ErrorKind::Full, "{e}"),
+        }
+        assert_eq!(ids_of(&log.segments()), expected, "reads go on");
+    }
+    assert!((5..35).contains(&expected.len()), "{}", expected.len());
+    disk.set_quota(None);
+    log.append(&[puts([40])]).unwrap();
+    expected.push(40);
+    drop(log);
+    assert_eq!(ids_of(&open(&vfs, Path::new("/db")).unwrap().1.segments), expected);
+}
+
+/// What a program may do with a log.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A group of batches of so many rows each.
+    Append(Vec<u8>),
+    Watermark,
+    Footers,
+    Seal,
+    Compact,
+    CloseAndOpen,
+    KillAndOpen,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => prop::collection::vec(0u8..40, 1..4).prop_map(Step::Append),
+        1 => Just(Step::Watermark),
+        1 => Just(Step::Footers),
+        1 => Just(Step::Seal),
+        1 => Just(Step::Compact),
+        1 => Just(Step::CloseAndOpen),
+        1 => Just(Step::KillAndOpen),
+    ]
+}
+
+fn footers(log: &mut Log) {
+    log.without_footer().iter().for_each(|s| write_footer(s).unwrap());
+    log.publish_footers(&|_| 0).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_is_done_every_row_is_there_in_order(steps in prop::collection::vec(any_step(), 1..25)) {
+        let disk = SimDisk::new();
+        let vfs: Arc<dyn Vfs> = Arc::new(disk);
+        let dir = Path::new("/db");
+        let mut log = create(&vfs, dir, TINY);
+        let mut next = 0;
+        for step in steps {
+            match step {
+                Step::Append(sizes) => {
+                    let group: Vec<Batch> = sizes.iter().map(|n| {
+                        next += u64::from(*n);
+                        puts(next - u64::from(*n)..next)
+                    }).collect();
+                    log.append(&group).unwrap();
+                }
+                Step::Watermark => log.watermark().unwrap(),
+                Step::Footers => footers(&mut log),
+                Step::Seal => log.seal_active().unwrap(),
+                Step::Compact => {
+                    footers(&mut log);
+                    let old: Vec<_> = log.segments().iter().filter(|s| s.footer().is_some()).map(|s| s.no()).collect();
+                    if !old.is_empty() {
+                        let job = log.plan_compaction(&old, &|_| 0).unwrap();
+                        let done = compact(&*vfs, &job, &|_, _| true, &|_, _| true).unwrap();
+                        log.replace_segments(&done.old, done.new, &[collection()], &|_| 0).unwrap();
+                    }
+                }
+                Step::CloseAndOpen => {
+                    log.close_clean().unwrap();
+                    drop(log);
+                    let opened = open(&vfs, dir).unwrap();
+                    prop_assert!(opened.1.clean);
+                    log = opened.0;
+                }
+                Step::KillAndOpen => {
+                    drop(log);
+                    log = open(&vfs, dir).unwrap().0;
+                }
+            }
+            let rows = rows_of(&log.segments()).unwrap();
+            prop_assert!(rows.iter().enumerate().all(|(i, row)| *row == (i as u64 + 1, i as u64, true)));
+            prop_assert_eq!((rows.len() as u64, log.last_lsn()), (next, Lsn(next)));
+        }
+    }
 }
