@@ -56,6 +56,14 @@ class Peer:
         """Ids of the K nearest, as any sequence."""
         raise NotImplementedError
 
+    def add(self, i, v):
+        """Durable engines: one more row, on the disk when this returns, as far as the engine offers that."""
+        raise NotImplementedError
+
+    def open(self):
+        """Durable engines: opens what `build` left behind, in another process."""
+        raise NotImplementedError
+
     def close(self):
         pass
 
@@ -83,6 +91,9 @@ class NoPokeDB(Peer):
             return [hit["id"] for hit in self.db.query(q, K, exact=True)]
         return [hit["id"] for hit in self.db.query(q, K, self.setting)]
 
+    def add(self, i, v):
+        self.db.add(v, metadata(i))
+
     def open(self):
         from nopokedb import NoPokeDB as Database
 
@@ -96,6 +107,7 @@ class NoPokeDBOld(Peer):
     package = "nopokedb_old"
     note = "0.5.1; its index is durable after save() only"
     durable = True
+    threaded = False
     settings = EFS
 
     def build(self, base):
@@ -108,6 +120,9 @@ class NoPokeDBOld(Peer):
 
     def query(self, q):
         return [hit["id"] for hit in self.db.query(q, K, self.setting)]
+
+    def add(self, i, v):
+        self.db.add(v, metadata(i))
 
     def open(self):
         from nopokedb import NoPokeDB as Database
@@ -318,6 +333,12 @@ class Zvec(Peer):
         found = self.db.query(zvec.Query("v", vector=q, param=self.parameters), topk=K, output_fields=["i", "even"])
         return [doc.field("i") for doc in found]
 
+    def add(self, i, v):
+        import zvec
+
+        self.db.insert([zvec.Doc(id=str(i), vectors={"v": v.tolist()}, fields=metadata(i))])
+        self.db.flush()
+
     def open(self):
         import zvec
 
@@ -372,6 +393,12 @@ class QdrantEdge(Peer):
         )
         return [point.id for point in self.db.query(request)]
 
+    def add(self, i, v):
+        import qdrant_edge as qe
+
+        self.db.update(qe.UpdateOperation.upsert_points([qe.Point(i, v.tolist(), metadata(i))]))
+        self.db.flush()
+
     def open(self):
         import qdrant_edge as qe
 
@@ -408,6 +435,9 @@ class Chroma(Peer):
         found = self.db.query(query_embeddings=q[None], n_results=K, include=["metadatas", "distances"])
         return [int(i) for i in found["ids"][0]]
 
+    def add(self, i, v):
+        self.db.add([str(i)], embeddings=v[None], metadatas=[metadata(i)])
+
     def open(self):
         self.db = self.client().get_collection("bench", embedding_function=None)
 
@@ -416,7 +446,7 @@ class LanceDb(Peer):
     package = "lancedb"
     note = "IVF_HNSW_SQ, one partition, refine factor 2"
     durable = True
-    settings = [16, 50, 100, 200]
+    settings = [32, 50, 100, 200, 400]
     default = 100
 
     def build(self, base):
@@ -443,6 +473,9 @@ class LanceDb(Peer):
     def query(self, q):
         search = self.db.search(q, vector_column_name="v").distance_type("cosine").ef(self.setting).refine_factor(2)
         return search.select(["i", "even"]).limit(K).to_arrow()["i"].to_numpy()
+
+    def add(self, i, v):
+        self.db.add([{"v": v, "i": i, "even": i % 2 == 0}])
 
     def open(self):
         import lancedb
@@ -485,6 +518,11 @@ class SqliteVec(Peer):
             "SELECT i, json FROM near JOIN meta ON meta.i = near.rowid ORDER BY distance"
         )
         return [i for i, text in self.db.execute(sql, (q.tobytes(), K)) if json.loads(text)]
+
+    def add(self, i, v):
+        with self.db:
+            self.db.execute("INSERT INTO meta VALUES (?, ?)", (i, json.dumps(metadata(i))))
+            self.db.execute("INSERT INTO v(rowid, e) VALUES (?, ?)", (i, v.tobytes()))
 
     def open(self):
         self.connect()

@@ -86,9 +86,12 @@ class Engine:
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
-            return json.loads(self.process.stdout.readline())
+            reply = json.loads(self.process.stdout.readline())
         except (BrokenPipeError, json.JSONDecodeError) as e:
-            raise Failed(f"failed in {request['do']}; see {self.log.relative_to(HERE.parent)}") from e
+            raise Failed(f"ended in {request['do']}; see {self.log.relative_to(HERE.parent)}") from e
+        if "error" in reply:
+            raise Failed(f"failed in {request['do']}: {reply['error']}")
+        return reply
 
     def stop(self):
         self.process.stdin.close()
@@ -171,6 +174,8 @@ def measure_set(name, peers, rounds, build_rounds, threads):
         for peer, engine in engines.items():
             attempt(results, peer, lambda: query_round(engine, folder, results[peer], r == 0))
     for peer, engine in engines.items():
+        if PEERS[peer].durable:
+            results[peer]["add"] = attempt(results, peer, lambda: engine.ask(do="add", count=300))
         closed = attempt(results, peer, lambda: engine.ask(do="close"))
         results[peer]["disk"] = closed["disk"] if closed else 0
         engine.stop()

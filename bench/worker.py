@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -93,6 +94,16 @@ class Worker:
             seconds = time.perf_counter() - start
         return {"qps": request["threads"] * passes * len(self.queries) / seconds}
 
+    def add(self, request):
+        """One durable add at a time: its median in seconds. For a second, or as many as asked for."""
+        times, rows = [], len(self.base)
+        while len(times) < request["count"] and sum(times) < 1.0:
+            v = self.queries[len(times) % len(self.queries)]
+            start = time.perf_counter()
+            self.peer.add(rows + len(times), v)
+            times.append(time.perf_counter() - start)
+        return {"p50": float(np.median(times))}
+
     def open(self, _):
         """The time from opening what another process built to the first answer."""
         start = time.perf_counter()
@@ -112,7 +123,11 @@ def main():
     worker = Worker(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
     for line in sys.stdin:
         request = json.loads(line)
-        reply = getattr(worker, request["do"])(request)
+        try:
+            reply = getattr(worker, request["do"])(request)
+        except Exception as e:  # whatever an engine throws is reported as its failure
+            traceback.print_exc()
+            reply = {"error": f"{type(e).__name__}: {str(e)[:200]}"}
         answers.write(json.dumps(reply) + "\n")
         answers.flush()
 
