@@ -40,6 +40,7 @@ impl Kernels {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)] // bytes of a pattern
 mod tests {
     use super::*;
 
@@ -48,10 +49,10 @@ mod tests {
         for bytes in [32, 64, 192] {
             let arena = AppendArena::<u8>::new(bytes);
             arena.append_with(500, |i, row| {
-                row.iter_mut().enumerate().for_each(|(j, b)| *b = (i * 31 + j * 7).to_le_bytes()[0]);
+                row.iter_mut().enumerate().for_each(|(j, b)| *b = ((i * 31 + j * 7) % 256) as u8);
             });
-            let high: Vec<i8> = (0..bytes).map(|j| (j * 5).to_le_bytes()[0] as i8).collect();
-            let low: Vec<i8> = (0..bytes).map(|j| (j * 11 + 3).to_le_bytes()[0] as i8).collect();
+            let high: Vec<i8> = (0..bytes).map(|j| ((j * 5) % 256) as u8 as i8).collect();
+            let low: Vec<i8> = (0..bytes).map(|j| ((j * 11 + 3) % 256) as u8 as i8).collect();
             let q = NibbleQuery { high: &high, low: &low };
             for n in 0..30u32 {
                 let ids: Vec<u32> = (0..n).map(|i| i * 97 % 500).collect();

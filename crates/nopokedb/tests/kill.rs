@@ -49,7 +49,11 @@ fn writer_process() {
     std::thread::scope(|s| {
         for (t, from) in (0..).zip(from) {
             let db = &db;
-            s.spawn(move || (from..).for_each(|i| work(db, t, i)));
+            s.spawn(move || {
+                for i in from..u64::MAX {
+                    work(db, t, i);
+                }
+            });
         }
     });
 }

@@ -341,6 +341,7 @@ impl Index {
     }
 
     /// Offers the rows of the beam, nearest first, until no further one can be among the `k` nearest.
+    #[allow(clippy::too_many_arguments)] // one caller; a struct would only name them again
     fn rerank(
         &self,
         walker: &Walker,
