@@ -195,7 +195,20 @@ impl Engine {
     /// Refuses options that contradict what is stored, naming both.
     pub(crate) fn check_stored(&self, options: &Options) -> Result<()> {
         let stored = self.default_collection();
-        check_stored(&self.dir, options, stored.dim, stored.metric)
+        check_stored(&self.dir, options, stored.dim, stored.metric)?;
+        let asked = (options.m.unwrap_or(stored.m), options.ef_construction.unwrap_or(stored.ef_construction));
+        if asked == (stored.m, stored.ef_construction) {
+            return Ok(());
+        }
+        Err(Error::argument(format!(
+            "{} is open in this process with M={} and ef_construction={}; close it before opening it with M={} and \
+             ef_construction={}",
+            self.dir.display(),
+            stored.m,
+            stored.ef_construction,
+            asked.0,
+            asked.1
+        )))
     }
 
     /// Publishes the log's current segments to the readers, if they changed.

@@ -79,8 +79,7 @@ impl Error {
     /// Damage in a file that holds acknowledged data.
     pub fn corruption(file: &Path, offset: u64, what: impl fmt::Display) -> Self {
         let message = format!(
-            "{} is damaged at byte {offset}: {what}. Nothing was changed; restore the file from a backup, \
-             or open the directory read-only to salvage what is intact",
+            "{} is damaged at byte {offset}: {what}. Nothing was changed; restore the file from a backup",
             file.display()
         );
         Self::new(ErrorKind::Corruption, message)

@@ -285,3 +285,11 @@ fn build_parameters_are_kept_until_others_are_given() {
         db.close().unwrap();
     }
 }
+
+#[test]
+fn a_second_opening_with_other_build_parameters_is_refused_naming_both() {
+    let (dir, _db, _c) = small();
+    let other = Options { metric: Metric::L2, m: Some(32), ..Options::new(2) };
+    let e = Database::open(dir.path(), other).unwrap_err();
+    assert!(e.message().contains("M=16") && e.message().contains("M=32"), "{e}");
+}

@@ -83,10 +83,8 @@ fn locked(vfs: &dyn Vfs, dir: &Path, timeout_ms: u64) -> Error {
         0 => String::new(),
         ms => format!(" and was not let go within {ms} ms"),
     };
-    let message = format!(
-        "{} is open for writing in {holder}{waited}: close it there, or open it read-only, or pass timeout= to wait",
-        dir.display()
-    );
+    let message =
+        format!("{} is open for writing in {holder}{waited}: close it there, or pass timeout= to wait", dir.display());
     Error::new(ErrorKind::Locked, message)
 }
 
@@ -223,7 +221,7 @@ mod tests {
         let held = acquire(&Disk, tmp.path(), 0).unwrap();
         let message = refused(&Disk, tmp.path());
         let me = format!("this very process (pid {})", std::process::id());
-        for part in [me.as_str(), "close it", "read-only", "timeout=", &tmp.path().display().to_string()] {
+        for part in [me.as_str(), "close it", "timeout=", &tmp.path().display().to_string()] {
             assert!(message.contains(part), "{message}");
         }
         drop(held);
