@@ -45,6 +45,7 @@ pub struct IndexBench {
     index: Index,
     view: Everything,
     scratch: Scratch,
+    scratches: Vec<Scratch>,
     /// Median microseconds that a row took to append, in blocks of rows.
     pub append_us: f64,
 }
@@ -70,7 +71,7 @@ impl IndexBench {
         times.sort_unstable();
         let append_us = times[times.len() / 2].as_secs_f64() / APPENDED as f64 * 1e6;
         let view = Everything(index.len());
-        Ok(IndexBench { index, view, scratch: Scratch::new(), append_us })
+        Ok(IndexBench { index, view, scratch: Scratch::new(), scratches: Vec::new(), append_us })
     }
 
     /// Moves every row into the graph.
@@ -91,6 +92,11 @@ impl IndexBench {
     /// Scans the codes.
     pub fn search_flat(&mut self, query: &[f32], k: usize) -> Result<Vec<(f32, Slot)>> {
         self.index.search_flat(query, k, &self.view, &mut self.scratch)
+    }
+
+    /// What the planner chooses, for many queries (row-major) at once.
+    pub fn search_many(&mut self, queries: &[f32], k: usize, ef: usize) -> Result<Vec<Vec<(f32, Slot)>>> {
+        self.index.search_many(queries, k, ef, &self.view, &mut self.scratches)
     }
 
     /// Exact distances that the last scan of codes computed, and rows whose nibbles it compared one by one.

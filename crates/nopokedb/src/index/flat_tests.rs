@@ -204,3 +204,18 @@ fn an_older_view_is_scanned_up_to_its_length_only() {
         assert!(got.iter().all(|hit| hit.1.index() < len));
     }
 }
+
+#[test]
+fn many_queries_at_once_get_the_answers_that_each_gets_alone() {
+    for (metric, dim) in [(Metric::Cosine, 128), (Metric::L2, 300), (Metric::Ip, 8)] {
+        let (rows, queries) = Rows::clustered(dim, 2_019, 20, 0.5, 67).split(19);
+        let (index, view) = (index(&rows, metric), Holes::all(rows.len()));
+        let (mut scratch, mut scratches) = (Scratch::new(), Vec::new());
+        let together = index.search_many(&queries.data, 10, 1 << 16, &view, &mut scratches).expect("rows in memory");
+        assert_eq!(together.len(), 19);
+        for (q, got) in together.iter().enumerate() {
+            let alone = index.search(queries.row(q), 10, 1 << 16, &view, &mut scratch).expect("rows in memory");
+            assert_eq!(*got, alone, "{metric}, query {q}");
+        }
+    }
+}

@@ -54,6 +54,9 @@ use topk::TopK;
 /// nothing, whatever the data, so no graph is built.
 pub(crate) const DEFAULT_GRAPH_FROM: u32 = 50_000;
 
+/// Queries that share one pass over the codes.
+const TILE: usize = 8;
+
 /// How much nearer to each other than to the node two neighbours must be for one to be dropped; see [`hnsw::neighbors`].
 const ALPHA: f32 = 1.0;
 
@@ -276,6 +279,42 @@ impl Index {
         }
     }
 
+    /// [`Index::search`] for many vectors (row-major). Where it scans, several queries share a pass over the codes.
+    pub(crate) fn search_many(
+        &self,
+        vectors: &[f32],
+        k: usize,
+        ef: usize,
+        view: &dyn Visibility,
+        scratches: &mut Vec<Scratch>,
+    ) -> Result<Vec<Vec<(f32, Slot)>>> {
+        let dim = self.params.dim;
+        let tile = match plan::choose(view.len(), self.graph.len().min(view.len()), k, ef) {
+            Plan::Flat => TILE,
+            Plan::Graph => 1,
+        };
+        let mut answers = Vec::with_capacity(vectors.len() / dim);
+        if scratches.len() < tile {
+            scratches.resize_with(tile, Scratch::new);
+        }
+        for vectors in vectors.chunks(tile * dim) {
+            if tile == 1 {
+                answers.push(self.search(vectors, k, ef, view, &mut scratches[0])?);
+                continue;
+            }
+            let mut lanes = Vec::with_capacity(tile);
+            for (vector, scratch) in vectors.chunks_exact(dim).zip(scratches.iter_mut()) {
+                self.space.probe(vector, &mut scratch.probe.exact)?;
+                let Scratch { probe, top, flat, .. } = scratch;
+                top.reset(k);
+                lanes.push(Lane { vector, space: &self.space, probe: &probe.exact, scratch: flat, top });
+            }
+            self.flat.search(0, k, view, &mut lanes)?;
+            answers.extend(lanes.into_iter().map(|lane| answer(lane.top)));
+        }
+        Ok(answers)
+    }
+
     /// Compares the `f32` row of every slot in `view`.
     pub(crate) fn search_exact(
         &self,
@@ -402,8 +441,8 @@ impl Index {
     /// Offers the rows of `view` from slot `from` on that may be among the `k` nearest.
     fn scan(&self, from: u32, vector: &[f32], k: usize, view: &dyn Visibility, scratch: &mut Scratch) -> Result<()> {
         let Scratch { probe, top, flat, .. } = scratch;
-        let exact = |slot| self.space.exact(&probe.exact, slot);
-        self.flat.search(from, k, view, &mut [Lane { vector, exact: &exact, scratch: flat, top }])
+        let lane = Lane { vector, space: &self.space, probe: &probe.exact, scratch: flat, top };
+        self.flat.search(from, k, view, &mut [lane])
     }
 
     /// Writes the image of the first `lsns.len()` slots to `path`; `lsns` holds the LSN that wrote each of them, and every

@@ -7,10 +7,12 @@
 //!
 //! Several queries share the pass: each chunk of codes is read from memory once and scored for all of them.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use nopokedb_kernels::{BLOCK_64, kernels};
 
+use super::space::{Probe, Space};
 use super::topk::TopK;
 use crate::error::Result;
 use crate::types::Slot;
@@ -73,8 +75,9 @@ pub(crate) struct FlatScratch {
 /// One query on its way.
 pub(crate) struct Lane<'a> {
     pub(crate) vector: &'a [f32],
-    /// The exact distance of a row, `None` if its bytes are gone.
-    pub(crate) exact: &'a dyn Fn(u32) -> Result<Option<f32>>,
+    /// Where exact distances come from, and the vector as they want it.
+    pub(crate) space: &'a Space,
+    pub(crate) probe: &'a Probe,
     pub(crate) scratch: &'a mut FlatScratch,
     pub(crate) top: &'a mut TopK,
 }
@@ -101,7 +104,7 @@ impl Lane<'_> {
         (self.scratch.exact, self.scratch.refined) = (slots.len(), 0);
         for slot in slots {
             if view.is_live(Slot(slot))
-                && let Some(distance) = (self.exact)(slot)?
+                && let Some(distance) = self.space.exact(self.probe, slot)?
             {
                 self.top.offer(distance, slot);
             }
@@ -112,7 +115,7 @@ impl Lane<'_> {
     /// Offers a row that is live, and remembers its distance if it is among the best `k`.
     fn offer(&mut self, slot: u32, k: usize) -> Result<()> {
         self.scratch.exact += 1;
-        if let Some(distance) = (self.exact)(slot)? {
+        if let Some(distance) = self.space.exact(self.probe, slot)? {
             self.top.offer(distance, slot);
             let best = &mut self.scratch.best;
             if best.len() < k || best.last().is_some_and(|worst| distance < *worst) {
@@ -210,6 +213,10 @@ impl Scan<'_> {
             self.refine(lane.scratch);
         }
         lane.scratch.pool.extend(refined);
+        // Most of them are out by now: what is left is quickly sorted.
+        let margin = lane.margin(Plane::Nibbles, self.k);
+        let most = margin.of_all(self.codes.longest());
+        lane.scratch.pool.retain(|entry| !matches!(parts(*entry).0.partial_cmp(&most), Some(Ordering::Greater)));
         lane.scratch.pool.sort_unstable();
         self.rerank(lane, BUDGET.max(2 * self.k))?;
         Ok(true)
@@ -245,7 +252,7 @@ impl Scan<'_> {
             done += taken;
         }
         for FlatScratch { pool, limit, .. } in lanes.iter_mut().map(|lane| &mut *lane.scratch) {
-            pool.retain(|entry| !matches!(parts(*entry).0.partial_cmp(limit), Some(std::cmp::Ordering::Greater)));
+            pool.retain(|entry| !matches!(parts(*entry).0.partial_cmp(limit), Some(Ordering::Greater)));
         }
     }
 
@@ -308,7 +315,7 @@ impl Scan<'_> {
         let found = kernels().select_between(estimates, *limit, margin.of_all(self.codes.longest()), hits);
         for &hit in &hits[..found] {
             let (estimate, slot) = (estimates[hit as usize], self.from + hit);
-            if estimate <= margin.of_norm(self.codes.encoded(slot).norm) && self.view.is_live(Slot(slot)) {
+            if estimate <= margin.of_norm(self.codes.norm(slot)) && self.view.is_live(Slot(slot)) {
                 pool.push(entry(estimate, slot));
             }
         }
@@ -328,7 +335,7 @@ impl Scan<'_> {
             let slots = std::array::from_fn(|j| slot(pool[i + j.min(four - 1)]));
             let estimates = query.near4(self.codes, slots);
             for (place, (estimate, slot)) in pool[i..i + four].iter_mut().zip(estimates.into_iter().zip(slots)) {
-                let slack = if slack > 0.0 { slack * self.codes.encoded(slot).norm } else { 0.0 };
+                let slack = if slack > 0.0 { slack * self.codes.norm(slot) } else { 0.0 };
                 *place = entry(estimate - slack, slot);
             }
             i += 4;
@@ -344,7 +351,7 @@ impl Scan<'_> {
             if estimate > margin.of_all(longest) || lane.scratch.exact >= budget {
                 break;
             }
-            if estimate > margin.of_norm(self.codes.encoded(slot).norm) {
+            if estimate > margin.of_norm(self.codes.norm(slot)) {
                 continue;
             }
             lane.offer(slot, self.k)?;
