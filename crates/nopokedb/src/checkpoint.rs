@@ -13,7 +13,6 @@ use std::sync::PoisonError;
 use crate::engine::{CollectionCore, Engine};
 use crate::error::{IoContext, Result};
 use crate::index::{Image, ImageStamp, Index, IndexParams};
-use crate::io::atomic::create_dir_durable;
 use crate::io::vfs::Vfs;
 use crate::types::{CollectionId, Lsn, Slot};
 
@@ -86,7 +85,9 @@ impl ImageOf<'_> {
         if lsns.len() < least || *written == lsn {
             return Ok(());
         }
-        create_dir_durable(self.vfs, &self.folder())?;
+        // The folder's name is not synced: losing it loses a cache, while a failed sync of the database's own directory would
+        // leave no name in it to be relied upon.
+        self.vfs.create_dir_all(&self.folder()).context("create the directory", &self.folder())?;
         generation.index.write_image(self.vfs, &self.path(lsn), self.stamp(lsn), &lsns)?;
         *written = lsn;
         self.found()?.into_iter().filter(|&other| other != lsn).try_for_each(|other| self.remove(other))
