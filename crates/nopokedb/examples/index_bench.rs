@@ -59,7 +59,7 @@ fn main() {
     for ef in efs.split(',').map(|e| e.parse::<usize>().expect("a beam width")) {
         let mut best = f64::INFINITY;
         let (mut found, mut evaluations) = (0, 0);
-        for _ in 0..3 {
+        for _ in 0..10 {
             (found, evaluations) = (0, 0);
             let start = Instant::now();
             let cpu = thread_seconds(start);
