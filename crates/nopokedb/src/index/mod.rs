@@ -29,6 +29,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 pub(crate) use hnsw::image::Image;
 
@@ -45,7 +46,7 @@ use hnsw::image::{self, Stamp};
 use hnsw::insert::{Absorb, BuildParams, Builder};
 use hnsw::search::{Field, Walker};
 use near::{Near, Probe};
-use plan::Plan;
+use plan::{Costs, MEASURED_EF, MEASURED_K, MEASURED_QUERIES, Plan};
 use scan::{FlatScratch, Lane};
 use space::{Space, Stored};
 use topk::TopK;
@@ -61,7 +62,7 @@ const TILE: usize = 8;
 const ALPHA: f32 = 1.0;
 
 /// Standard deviations of a code's error that re-ranking allows for.
-const RERANK_DEVIATIONS: f32 = 2.6;
+const RERANK_DEVIATIONS: f32 = 3.5;
 
 /// What an index is made of. All but `graph_from` are facts of the collection.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -148,6 +149,7 @@ pub(crate) struct Index {
     space: Space,
     flat: Flat,
     graph: Graph,
+    costs: Costs,
     len: AtomicU32,
     builder: Mutex<Builder>,
 }
@@ -184,6 +186,7 @@ impl Index {
             flat,
             space: Space::new(params.metric, source, stored),
             graph,
+            costs: Costs::expected(params.dim),
             len: AtomicU32::new(len),
             builder: Mutex::default(),
         }
@@ -243,7 +246,45 @@ impl Index {
         while !stop.load(Ordering::Relaxed)
             && self.absorber(self.codes().as_deref(), threads).batch(upto, &is_live, &mut builder)?
         {}
+        drop(builder);
+        if self.graph.len() >= upto && self.costs.is_due(self.graph.len()) {
+            self.measure(view)?;
+        }
         Ok((self.graph.len() - before) as usize)
+    }
+
+    /// Measures what scans and walks cost and find, for the planner.
+    fn measure(&self, view: &dyn Visibility) -> Result<()> {
+        let (mut scratch, mut vector) = (Scratch::new(), Vec::new());
+        let (mut scans, mut walks) = (Duration::ZERO, Duration::ZERO);
+        let (mut queries, mut found, mut wanted) = (0u32, 0, 0);
+        let rows = view.len();
+        for slot in (0..rows).step_by((rows / MEASURED_QUERIES).max(1) as usize) {
+            if !view.is_live(Slot(slot)) || !self.space.copy_row(slot, &mut vector)? {
+                continue;
+            }
+            let start = Instant::now();
+            let scanned = self.search_flat(&vector, MEASURED_K, view, &mut scratch)?;
+            let middle = Instant::now();
+            let walked = self.search_graph(&vector, MEASURED_K, MEASURED_EF, view, &mut scratch)?;
+            walks += middle.elapsed();
+            scans += middle - start;
+            queries += 1;
+            wanted += scanned.len();
+            found += walked.iter().zip(&scanned).filter(|(w, s)| w.0 <= s.0).count();
+        }
+        if queries > 0 {
+            #[allow(clippy::cast_precision_loss)] // estimates
+            let (mean, recall) =
+                (|d: Duration| d.as_nanos() as f32 / queries as f32, found as f32 / wanted.max(1) as f32);
+            self.costs.measured(self.graph.len(), rows, mean(scans), mean(walks), recall);
+        }
+        Ok(())
+    }
+
+    /// The share of a scan's answer that walks of common width found when last measured: falls as a graph decays.
+    pub(crate) fn sampled_recall(&self) -> f32 {
+        self.costs.recall()
     }
 
     /// Takes the rows that `view` does not see out of the graph, on `threads` threads, until done or `stop`; returns how many
@@ -259,7 +300,7 @@ impl Index {
     }
 
     fn absorber<'a>(&'a self, codes: Option<&'a Codes>, threads: usize) -> Absorb<'a> {
-        let params = BuildParams { m: self.params.m, ef_construction: self.params.ef_construction, alpha: ALPHA };
+        let params = BuildParams { ef_construction: self.params.ef_construction, alpha: ALPHA };
         Absorb { graph: &self.graph, rows: Near { space: &self.space, codes }, params, threads }
     }
 
@@ -273,7 +314,7 @@ impl Index {
         scratch: &mut Scratch,
     ) -> Result<Vec<(f32, Slot)>> {
         let graph_len = self.graph.len().min(view.len());
-        match plan::choose(view.len(), graph_len, k, ef) {
+        match self.costs.choose(view.len(), graph_len, k, ef) {
             Plan::Flat => self.search_flat(vector, k, view, scratch),
             Plan::Graph => self.search_graph(vector, k, ef, view, scratch),
         }

@@ -125,6 +125,17 @@ impl Space {
         outcome.transpose().map(|found| found.is_some())
     }
 
+    /// Copies a row; false if its bytes are gone.
+    pub(crate) fn copy_row(&self, slot: u32, out: &mut Vec<f32>) -> Result<bool> {
+        let mut found = false;
+        self.source.with_vector(Slot(slot), &mut |row| {
+            out.clear();
+            out.extend_from_slice(row);
+            found = true;
+        })?;
+        Ok(found)
+    }
+
     /// The distance handed to callers, or `None` if the row's bytes are gone.
     pub(crate) fn exact(&self, probe: &Probe, slot: u32) -> Result<Option<f32>> {
         let mut distance = None;

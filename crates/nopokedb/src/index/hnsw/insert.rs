@@ -35,8 +35,6 @@ const MAX_CANDIDATES: usize = 128;
 /// How the graph is built.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BuildParams {
-    /// Links a new row asks for; lists hold twice as many.
-    pub(crate) m: usize,
     /// Beam width of the search for a new row's neighbours.
     pub(crate) ef_construction: usize,
     /// See [`super::neighbors`].
@@ -110,9 +108,10 @@ fn batch_len(len: u32) -> u32 {
     (len / BATCH_FRACTION).clamp(1, MAX_BATCH)
 }
 
-/// How many entry points a graph of `len` should have: scanning them costs about as much as HNSW's upper layers.
+/// How many entry points a graph of `len` should have. All are compared in every walk; measured on embeddings and on a
+/// thousand clusters, four times as many gain no recall and cost more than they save.
 fn entries_wanted(len: u32) -> u32 {
-    len.isqrt().clamp(1, 1024)
+    (len.isqrt() / 4).clamp(8, 1024).min(len)
 }
 
 impl Absorb<'_> {
@@ -182,7 +181,7 @@ impl Absorb<'_> {
             return Ok(Place::Twin(older));
         }
         w.candidates.truncate(ef.min(MAX_CANDIDATES));
-        w.selector.select(&self.rows, &w.candidates, self.params.m, self.params.alpha, &mut w.taken)?;
+        w.selector.select(&self.rows, &w.candidates, self.graph.capacity(), self.params.alpha, &mut w.taken)?;
         Ok(Place::Node(w.taken.clone()))
     }
 
