@@ -330,7 +330,7 @@ impl Index {
         scratches: &mut Vec<Scratch>,
     ) -> Result<Vec<Vec<(f32, Slot)>>> {
         let dim = self.params.dim;
-        let tile = match plan::choose(view.len(), self.graph.len().min(view.len()), k, ef) {
+        let tile = match self.costs.choose(view.len(), self.graph.len().min(view.len()), k, ef) {
             Plan::Flat => TILE,
             Plan::Graph => 1,
         };
