@@ -293,3 +293,31 @@ fn a_second_opening_with_other_build_parameters_is_refused_naming_both() {
     let e = Database::open(dir.path(), other).unwrap_err();
     assert!(e.message().contains("M=16") && e.message().contains("M=32"), "{e}");
 }
+
+#[test]
+fn a_row_that_is_being_replaced_is_never_missing_and_never_there_twice() {
+    let (_dir, _db, c) = small();
+    c.add_many(&[0.0; 20], NewRows::default()).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                s.spawn(|| {
+                    let mut looks = 0;
+                    while !done.load(std::sync::atomic::Ordering::Acquire) || looks == 0 {
+                        let mut found = ids(&c.query(&[0.0, 0.0], &Query::nearest(100)).unwrap());
+                        found.sort_unstable();
+                        assert_eq!(found, (0..10).collect::<Vec<_>>());
+                        looks += 1;
+                    }
+                })
+            })
+            .collect();
+        for i in 0..300u16 {
+            let change = Change { vector: Some(vec![f32::from(i), 1.0]), ..Change::default() };
+            c.upsert(RecordId(u64::from(i % 10)), change).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Release);
+        readers.into_iter().for_each(|r| r.join().unwrap());
+    });
+}
