@@ -1,5 +1,7 @@
 //! A collection's public verbs: check the input, then hand it to the write path or the search.
 
+mod select;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -8,10 +10,10 @@ use crate::commit::reserve::Reservation;
 use crate::database::Handle;
 use crate::engine::CollectionCore;
 use crate::error::{Error, ErrorKind, Result, Subject};
-use crate::log::frame::{Batch, FrameBuilder, NewRowRef, RowKind};
+use crate::log::frame::{Batch, FrameBuilder, NewRowRef, RowKind, RowView};
 use crate::metadata::Metadata;
 use crate::options::MAX_DIM;
-use crate::query::execute;
+use crate::query::execute::{self, Scope};
 use crate::query::request::{Hit, Query};
 use crate::types::{Metric, RecordId};
 
@@ -257,7 +259,8 @@ impl Collection {
         self.core.with_row(id, |row| Ok(row.metadata.map(|text| Metadata::from_stored(text.into()))))
     }
 
-    /// The `k` nearest rows, best first: always `min(k, live rows)`.
+    /// The `k` nearest rows that pass the query's filter, best first: always `min(k, rows that pass)`, unless a limit of
+    /// score or distance leaves out more.
     ///
     /// # Errors
     /// `Invalid` (dimension, NaN or infinity, `k` of 0), `Empty` when no row is live, `Corruption`, `Closed`.
@@ -279,25 +282,16 @@ impl Collection {
     fn search(&self, vector: &[f32], query: &Query) -> Result<Vec<Hit>> {
         loop {
             let generation = self.core.generation();
-            let found = execute::run(&generation.index, &generation.view(), self.metric(), vector, query, self.ef())?;
-            if let Some(hits) = found {
+            let (index, filters) = (&generation.index, &generation.filters);
+            let scope = Scope { index, view: generation.view(), filters, metric: self.metric(), ef: self.ef() };
+            if let Some(hits) = execute::run(&scope, vector, query)? {
                 return Ok(hits);
             }
         }
     }
 
     fn read(&self, id: RecordId) -> Result<Option<Record>> {
-        self.core.with_row(id, |row| {
-            let vector = row
-                .vector
-                .ok_or_else(|| Error::new(ErrorKind::Corruption, format!("row {id} has no vector in the log")))?;
-            Ok(Record {
-                id,
-                metadata: row.metadata.map(|text| Metadata::from_stored(text.into())),
-                document: row.document.map(str::to_owned),
-                vector: vector.to_vec(),
-            })
-        })
+        self.core.with_row(id, |row| record(&row))
     }
 
     /// An empty frame for `rows` rows and `arena` bytes of metadata and documents.
@@ -379,6 +373,16 @@ impl std::fmt::Debug for Collection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Collection(dim {}, {}, {} rows)", self.core.dim, self.core.metric, self.core.generation().ids.len())
     }
+}
+
+fn record(row: &RowView<'_>) -> Result<Record> {
+    let no_vector = || Error::new(ErrorKind::Corruption, format!("row {} has no vector in the log", row.id));
+    Ok(Record {
+        id: row.id,
+        metadata: row.metadata.map(|text| Metadata::from_stored(text.into())),
+        document: row.document.map(str::to_owned),
+        vector: row.vector.ok_or_else(no_vector)?.to_vec(),
+    })
 }
 
 fn put<'a>(

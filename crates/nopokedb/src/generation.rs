@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::index::{Image, Index, IndexParams};
 use crate::log::frame::{FrameView, RowKind};
 use crate::log::segment::Segment;
+use crate::query::matches::FilterCache;
 use crate::types::{Lsn, RecordId, Slot};
 use crate::vectors::ids::IdMap;
 use crate::vectors::rows::{GONE, Loc, Rows, SharedSegments};
@@ -30,6 +31,8 @@ pub(crate) struct Generation {
     pub(crate) ids: IdMap,
     pub(crate) index: Index,
     pub(crate) snapshot: ArcSwap<Snapshot>,
+    /// Which slots pass the filters used last.
+    pub(crate) filters: FilterCache,
     segments: SharedSegments,
     /// How many slots were dead at the last repair of the graph.
     repaired: AtomicU32,
@@ -67,6 +70,7 @@ impl Generation {
             rows,
             ids,
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            filters: FilterCache::default(),
             segments: segments.clone(),
             repaired: AtomicU32::new(0),
         }

@@ -32,7 +32,7 @@ pub use error::{Error, ErrorKind, Result, Subject};
 pub use filter::{Field, Filter, Scalar};
 pub use metadata::{MAX_DEPTH, MAX_METADATA_BYTES, Metadata};
 pub use options::{CollectionOptions, MAX_DIM, Options};
-pub use query::request::{Hit, Query};
+pub use query::request::{Hit, Include, Query};
 pub use stats::Stats;
 pub use types::{CollectionId, Lsn, Metric, RecordId, SegmentNo, Slot};
 pub use verify::Report;

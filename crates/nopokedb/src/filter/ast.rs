@@ -244,6 +244,28 @@ impl Node {
     }
 }
 
+impl Test {
+    /// About how many bytes the test takes.
+    pub(super) fn bytes(&self) -> usize {
+        let text = |scalar: &Scalar| match scalar {
+            Scalar::String(text) => size_of::<Scalar>() + text.len(),
+            _ => size_of::<Scalar>(),
+        };
+        let operands = match &self.kind {
+            TestKind::In(list) | TestKind::ContainsAny(list) | TestKind::ContainsAll(list) => {
+                list.iter().map(text).sum()
+            }
+            TestKind::Equal(one) | TestKind::Ordered(_, one) => text(one),
+            TestKind::Between(low, high) => text(low) + text(high),
+            TestKind::StartsWith(text) => text.len(),
+            // A pattern is kept as its characters too.
+            TestKind::Like(like) => 9 * like.len(),
+            TestKind::Exists | TestKind::NotNull => 0,
+        };
+        size_of::<Test>() + self.path.iter().map(String::len).sum::<usize>() + operands
+    }
+}
+
 impl TestKind {
     /// Membership in `list`.
     pub(super) fn in_list(mut list: Vec<Scalar>) -> TestKind {

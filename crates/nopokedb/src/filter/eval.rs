@@ -4,11 +4,10 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use super::ast::{Node, Scalar, Test, TestKind, integer_to_float};
-use crate::metadata::Metadata;
-use crate::metadata::view::{Json, is_integer, text_of};
+use crate::metadata::view::{Json, Members, is_integer, text_of};
 
 /// Whether `node` holds for `metadata`.
-pub(super) fn holds(node: &Node, metadata: &Metadata) -> bool {
+pub(super) fn holds(node: &Node, metadata: Members<'_>) -> bool {
     match node {
         Node::All(nodes) => nodes.iter().all(|node| holds(node, metadata)),
         Node::Any(nodes) => nodes.iter().any(|node| holds(node, metadata)),
@@ -18,8 +17,8 @@ pub(super) fn holds(node: &Node, metadata: &Metadata) -> bool {
 }
 
 /// Whether `accepts` takes any value at `path`.
-pub(crate) fn some_value(metadata: &Metadata, path: &[String], accepts: &mut dyn FnMut(Json<'_>) -> bool) -> bool {
-    some_below(Json::Object(metadata.members()), path, accepts)
+pub(crate) fn some_value(metadata: Members<'_>, path: &[String], accepts: &mut dyn FnMut(Json<'_>) -> bool) -> bool {
+    some_below(Json::Object(metadata), path, accepts)
 }
 
 fn some_below(value: Json<'_>, path: &[String], accepts: &mut dyn FnMut(Json<'_>) -> bool) -> bool {
@@ -65,7 +64,7 @@ impl TestKind {
 
 impl Test {
     /// Whether the test holds for `metadata`.
-    pub(crate) fn holds(&self, metadata: &Metadata) -> bool {
+    pub(crate) fn holds(&self, metadata: Members<'_>) -> bool {
         some_value(metadata, &self.path, &mut |value| self.kind.passes(value))
     }
 }

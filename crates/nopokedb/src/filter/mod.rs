@@ -36,6 +36,7 @@ use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::metadata::Metadata;
+use crate::metadata::view::{Json, Members};
 
 pub use ast::Scalar;
 pub(crate) use ast::{Node, Order, Test, TestKind};
@@ -85,7 +86,21 @@ impl Filter {
 
     /// Whether the record with this metadata passes.
     pub fn matches(&self, metadata: &Metadata) -> bool {
-        eval::holds(&self.node, metadata)
+        eval::holds(&self.node, metadata.members())
+    }
+
+    /// Whether the record with this stored metadata text passes. One without any is like `{}`.
+    pub(crate) fn matches_text(&self, metadata: Option<&str>) -> bool {
+        let members = match metadata.map(Json::of) {
+            Some(Json::Object(members)) => members,
+            _ => Members::empty(),
+        };
+        eval::holds(&self.node, members)
+    }
+
+    /// About how many bytes the filter takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.node.tests().iter().map(|test| test.bytes()).sum()
     }
 
     /// Refuses a filter beyond the limits. Those that were read from text or JSON are within them; those that were built

@@ -356,6 +356,44 @@ impl Index {
         Ok(answers)
     }
 
+    /// [`Index::search`] where `view` shows about `shown` of its rows only, fewer than all. A walk meets the others too, so
+    /// that it costs as much as one with a wider beam; a scan costs the same.
+    pub(crate) fn search_some(
+        &self,
+        vector: &[f32],
+        k: usize,
+        ef: usize,
+        shown: usize,
+        view: &dyn Visibility,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<(f32, Slot)>> {
+        let graph_len = self.graph.len().min(view.len());
+        let met = ef.max(k).saturating_mul(view.len() as usize) / shown.max(1);
+        match self.costs.choose(view.len(), graph_len, k, met) {
+            Plan::Flat => self.search_flat(vector, k, view, scratch),
+            Plan::Graph => self.search_graph(vector, k, ef, view, scratch),
+        }
+    }
+
+    /// Compares the `f32` rows of `slots`, as far as `view` sees them.
+    pub(crate) fn search_slots(
+        &self,
+        vector: &[f32],
+        k: usize,
+        slots: impl Iterator<Item = Slot>,
+        view: &dyn Visibility,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<(f32, Slot)>> {
+        self.space.probe(vector, &mut scratch.probe.exact)?;
+        scratch.top.reset(k);
+        for slot in slots.filter(|slot| view.is_live(*slot)) {
+            if let Some(distance) = self.space.exact(&scratch.probe.exact, slot.0)? {
+                scratch.top.offer(distance, slot.0);
+            }
+        }
+        Ok(answer(&mut scratch.top))
+    }
+
     /// Compares the `f32` row of every slot in `view`.
     pub(crate) fn search_exact(
         &self,
@@ -364,16 +402,7 @@ impl Index {
         view: &dyn Visibility,
         scratch: &mut Scratch,
     ) -> Result<Vec<(f32, Slot)>> {
-        self.space.probe(vector, &mut scratch.probe.exact)?;
-        scratch.top.reset(k);
-        for slot in 0..view.len() {
-            if view.is_live(Slot(slot))
-                && let Some(distance) = self.space.exact(&scratch.probe.exact, slot)?
-            {
-                scratch.top.offer(distance, slot);
-            }
-        }
-        Ok(answer(&mut scratch.top))
+        self.search_slots(vector, k, (0..view.len()).map(Slot), view, scratch)
     }
 
     /// Scans the codes of every row of `view`.
@@ -415,7 +444,7 @@ impl Index {
         self.rerank(walker, probe, rows.codes, k, graph_len, view, top)?;
         if top.sorted().len() < k {
             // Fewer than k rows may be all there are; only a scan can tell.
-            return self.search_exact(vector, k, view, scratch);
+            return self.search_flat(vector, k, view, scratch);
         }
         Ok(answer(top))
     }

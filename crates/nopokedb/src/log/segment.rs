@@ -265,6 +265,14 @@ impl Segment {
 
     /// The row whose vector is at `offset`, verified.
     pub(crate) fn row_at_vector(&self, offset: u64) -> Result<RowView<'_>> {
+        let row = self.text_at_vector(offset)?;
+        self.verify(offset, row.vector.map_or(0, |vector| size_of_val(vector) as u64))?;
+        Ok(row)
+    }
+
+    /// The row whose vector is at `offset`, verified except for the vector itself: whoever wants only the text of many rows
+    /// need not have their vectors read.
+    pub(crate) fn text_at_vector(&self, offset: u64) -> Result<RowView<'_>> {
         let no_row = || self.damaged(offset, "no row's vector starts here");
         let (_, meta) = self.frames.at_or_before(offset).ok_or_else(no_row)?;
         let inside = offset.checked_sub(meta.vectors_at()).ok_or_else(no_row)?;
@@ -277,7 +285,6 @@ impl Segment {
             let entry = view.entry(row)?;
             if entry.vector == Some(index) {
                 self.verify(meta.arena_at() + u64::from(entry.arena_off), entry.text_len())?;
-                self.verify(offset, meta.vector_len())?;
                 return view.resolve(row, &entry);
             }
         }

@@ -1,50 +1,96 @@
 //! Runs a query on one snapshot of a collection: index search, then the hits' rows from the mapped log.
+//!
+//! With a filter there are three ways, all of which find min(k, matches) rows: comparing each row that passes, where they
+//! are few; scanning the codes of all rows; or walking the graph through the rows that do not pass.
 
 use std::cell::RefCell;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{Index, Scratch};
+use crate::log::frame::RowView;
 use crate::metadata::Metadata;
+use crate::query::matches::{FilterCache, Passing};
 use crate::query::request::{Hit, Query};
-use crate::types::Metric;
+use crate::types::{Metric, Slot};
 use crate::vectors::view::View;
+
+/// Rows that are compared one by one, in full precision, rather than by a scan: so many at least, or this part of all. A
+/// row met at random costs about as much as 150 codes in order.
+const GATHER_AT_LEAST: usize = 1_000;
+const GATHER_PART: usize = 150;
 
 thread_local! {
     /// Working memory of this thread's searches: grows to the largest query and is then reused.
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
 }
 
-/// The hits of `vector` in `view`, best first. `Ok(None)` if compaction took a row away that only this (old) view could
+/// Where a query is answered.
+#[derive(Debug)]
+pub(crate) struct Scope<'a> {
+    pub(crate) index: &'a Index,
+    pub(crate) view: View<'a>,
+    pub(crate) filters: &'a FilterCache,
+    pub(crate) metric: Metric,
+    /// The beam width of a query that gives none.
+    pub(crate) ef: usize,
+}
+
+/// The hits of `vector` in `scope`, best first. `Ok(None)` if compaction took a row away that only this (old) view could
 /// still see: the caller tries again with a fresh one.
-pub(crate) fn run(
-    index: &Index,
-    view: &View<'_>,
-    metric: Metric,
-    vector: &[f32],
-    query: &Query,
-    default_ef: usize,
-) -> Result<Option<Vec<Hit>>> {
-    if view.snapshot.live == 0 {
+pub(crate) fn run(scope: &Scope<'_>, vector: &[f32], query: &Query) -> Result<Option<Vec<Hit>>> {
+    let live = scope.view.snapshot.live as usize;
+    if live == 0 {
         return Err(Error::new(ErrorKind::Empty, "the database is empty; add vectors before querying"));
     }
-    let k = query.k.min(view.snapshot.live as usize);
-    let nearest = SCRATCH.with_borrow_mut(|scratch| {
-        if query.exact {
-            index.search_exact(vector, k, view, scratch)
-        } else {
-            index.search(vector, k, query.ef.unwrap_or(default_ef), view, scratch)
-        }
-    })?;
-    let mut hits = Vec::with_capacity(nearest.len());
-    for (distance, slot) in nearest {
-        let hit = view.with_row(slot, |row| {
-            let metadata = row.metadata.map(|text| Metadata::from_stored(text.into()));
-            Ok(Hit { id: row.id, score: metric.score(distance), distance, metadata })
-        })?;
-        match hit {
+    let k = query.k.saturating_add(query.offset).min(live);
+    let nearest = SCRATCH.with_borrow_mut(|scratch| scope.nearest(vector, k, query, scratch))?;
+    let wanted = |&(distance, _): &(f32, Slot)| {
+        query.max_distance.is_none_or(|most| distance <= most)
+            && query.min_score.is_none_or(|least| scope.metric.score(distance) >= least)
+    };
+    let mut hits = Vec::with_capacity(nearest.len().saturating_sub(query.offset));
+    for (distance, slot) in nearest.into_iter().take_while(wanted).skip(query.offset) {
+        match scope.view.with_row(slot, |row| Ok(scope.hit(&row, distance, query)))? {
             Some(hit) => hits.push(hit),
             None => return Ok(None),
         }
     }
     Ok(Some(hits))
+}
+
+impl Scope<'_> {
+    fn nearest(&self, vector: &[f32], k: usize, query: &Query, scratch: &mut Scratch) -> Result<Vec<(f32, Slot)>> {
+        let Scope { index, view, .. } = self;
+        let ef = query.ef.unwrap_or(self.ef);
+        let Some(filter) = &query.filter else {
+            return match query.exact {
+                true => index.search_exact(vector, k, view, scratch),
+                false => index.search(vector, k, ef, view, scratch),
+            };
+        };
+        let matches = self.filters.matches(filter, view)?;
+        let passing = matches.count();
+        let k = k.min(passing);
+        if k == 0 {
+            return Ok(Vec::new());
+        }
+        let few = GATHER_AT_LEAST.max(view.snapshot.len as usize / GATHER_PART);
+        if query.exact || passing <= few {
+            return index.search_slots(vector, k, matches.slots(view.snapshot.len), view, scratch);
+        }
+        index.search_some(vector, k, ef, passing, &Passing { view, matches: &matches }, scratch)
+    }
+
+    fn hit(&self, row: &RowView<'_>, distance: f32, query: &Query) -> Hit {
+        let include = query.include;
+        let metadata = row.metadata.filter(|_| include.metadata);
+        Hit {
+            id: row.id,
+            score: self.metric.score(distance),
+            distance,
+            metadata: metadata.map(|text| Metadata::from_stored(text.into())),
+            document: row.document.filter(|_| include.document).map(str::to_owned),
+            vector: row.vector.filter(|_| include.vector).map(<[f32]>::to_vec),
+        }
+    }
 }

@@ -10,6 +10,7 @@
 
 use crate::error::Result;
 use crate::log::frame::RowView;
+use crate::log::segment::Segment;
 use crate::types::{Lsn, Slot};
 use crate::vectors::rows::{Rows, SegmentTable, SharedSegments};
 use crate::vectors::{VectorSource, Visibility};
@@ -38,6 +39,12 @@ impl View<'_> {
     /// Calls `read` with the row of a live slot as it stands in the log.
     pub(crate) fn with_row<R>(&self, slot: Slot, read: impl FnOnce(RowView<'_>) -> Result<R>) -> Result<Option<R>> {
         self.rows.with_segment(slot, &self.segments, |segment, offset| read(segment.row_at_vector(offset)?))
+    }
+
+    /// Calls `read` with the metadata of a slot; `None` if compaction has dropped the row.
+    pub(crate) fn with_metadata<R>(&self, slot: Slot, read: impl FnOnce(Option<&str>) -> R) -> Result<Option<R>> {
+        let read = |segment: &Arc<Segment>, offset| Ok(read(segment.text_at_vector(offset)?.metadata));
+        self.rows.with_segment(slot, &self.segments, read)
     }
 }
 

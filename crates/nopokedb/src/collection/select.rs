@@ -1,0 +1,132 @@
+//! The verbs about many rows at once: counted, read, paged through or deleted, by ids or by a filter.
+//!
+//! Invariant: each call looks at one snapshot. `delete_where` holds the ids it is about to delete and looks again, so that
+//! no row is deleted that does not pass at that moment.
+
+use std::collections::BinaryHeap;
+
+use super::{Collection, Record, record};
+use crate::error::Result;
+use crate::filter::Filter;
+use crate::generation::Generation;
+use crate::log::frame::{NewRowRef, RowKind};
+use crate::options::in_range;
+use crate::types::{RecordId, Slot};
+use crate::vectors::Visibility;
+use crate::vectors::view::View;
+
+impl Collection {
+    /// How many rows pass `filter`; without one, how many there are.
+    ///
+    /// # Errors
+    /// `Invalid` for a filter beyond the limits, `Corruption`, `Closed`.
+    pub fn count(&self, filter: Option<&Filter>) -> Result<usize> {
+        let Some(filter) = filter else { return self.len() };
+        self.check()?;
+        filter.check()?;
+        let generation = self.core.generation();
+        let view = generation.view();
+        Ok(generation.filters.matches(filter, &view)?.live(&view).count())
+    }
+
+    /// Deletes every row that passes `filter`, all or none, and says how many they were.
+    ///
+    /// # Errors
+    /// As [`Collection::count`]; also `Full`, `Io`. Nothing was deleted then.
+    pub fn delete_where(&self, filter: &Filter) -> Result<usize> {
+        self.check()?;
+        filter.check()?;
+        let ids = self.passing(filter, |_| true)?;
+        let _held = self.core.reservations.given(&ids);
+        // Nobody changes these rows now; some may have changed before they were held.
+        let ids = self.passing(filter, |id| ids.binary_search(&id).is_ok())?;
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let mut frame = self.frame(ids.len(), 0);
+        for &id in &ids {
+            frame.push(&NewRowRef {
+                kind: RowKind::Delete,
+                id,
+                key: None,
+                metadata: None,
+                document: None,
+                vector: None,
+                expires_ms: 0,
+            })?;
+        }
+        self.handle.engine.commit(frame.finish())?;
+        Ok(ids.len())
+    }
+
+    /// The rows of `ids`, in that order; `None` for those there are not.
+    ///
+    /// # Errors
+    /// `Corruption`, `Closed`.
+    pub fn get_many(&self, ids: &[RecordId]) -> Result<Vec<Option<Record>>> {
+        self.check()?;
+        ids.iter().map(|&id| self.read(id)).collect()
+    }
+
+    /// The next `limit` rows by ascending id, after the id `after`, that pass `filter`. Fewer come back only at the end.
+    /// Pass the last id of a page to get the next one: a row that is there all the while comes exactly once, whatever is
+    /// written in between.
+    ///
+    /// # Errors
+    /// `Invalid` for a `limit` of 0 or a filter beyond the limits, `Corruption`, `Closed`.
+    pub fn scroll(&self, after: Option<RecordId>, limit: usize, filter: Option<&Filter>) -> Result<Vec<Record>> {
+        self.check()?;
+        in_range("limit", limit, 1, u32::MAX as usize)?;
+        filter.map_or(Ok(()), Filter::check)?;
+        loop {
+            let generation = self.core.generation();
+            let view = generation.view();
+            let slots = page(&generation, &view, after, limit, filter)?;
+            let rows = slots.into_iter().map(|slot| view.with_row(slot, |row| record(&row)));
+            // A row that is missing was compacted away since the view was taken: a fresh one does not have it.
+            if let Some(rows) = rows.collect::<Result<Option<Vec<_>>>>()? {
+                return Ok(rows);
+            }
+        }
+    }
+
+    /// The ids of the rows that pass, sorted.
+    fn passing(&self, filter: &Filter, wanted: impl Fn(RecordId) -> bool) -> Result<Vec<RecordId>> {
+        let generation = self.core.generation();
+        let view = generation.view();
+        let matches = generation.filters.matches(filter, &view)?;
+        let ids = matches.live(&view).map(|slot| view.rows.id(slot));
+        let mut ids: Vec<RecordId> = ids.filter(|&id| wanted(id)).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+}
+
+/// The slots of the `limit` smallest ids above `after` that pass, by id.
+fn page(
+    generation: &Generation,
+    view: &View<'_>,
+    after: Option<RecordId>,
+    limit: usize,
+    filter: Option<&Filter>,
+) -> Result<Vec<Slot>> {
+    let mut page = BinaryHeap::new();
+    let mut offer = |slot: Slot| {
+        let id = view.rows.id(slot);
+        if after.is_some_and(|after| id <= after) {
+            return;
+        }
+        if page.len() < limit {
+            page.push((id, slot));
+        } else if let Some(mut last) = page.peek_mut()
+            && id < last.0
+        {
+            *last = (id, slot);
+        }
+    };
+    match filter {
+        Some(filter) => generation.filters.matches(filter, view)?.live(view).for_each(&mut offer),
+        None => (0..view.snapshot.len).map(Slot).filter(|&slot| view.is_live(slot)).for_each(&mut offer),
+    }
+    Ok(page.into_sorted_vec().into_iter().map(|(_, slot)| slot).collect())
+}
