@@ -42,7 +42,7 @@ def real_path():
 def text(rows=50_000, queries=500):
     path = real_path()
     if path is None:
-        return clustered(rows, 384, queries, latent=48, clusters=512)
+        return clustered(rows, 384, queries, latent=48, clusters=32)
     with np.load(path) as stored:
         return stored["base"][:rows].astype(np.float32), stored["queries"][:queries].astype(np.float32)
 
@@ -52,14 +52,14 @@ SETS = {
     "text-50k": (text, "50,000 x 384, embeddings of docstrings (MiniLM)"),
     "clustered-100k": (lambda: clustered(100_000, 128, 500, 16), "100,000 x 128, 256 clusters in 16 latent dimensions"),
     "clustered-1m": (lambda: clustered(1_000_000, 128, 500, 16), "1,000,000 x 128, 256 clusters in 16 latent dimensions"),
-    "clustered-768": (lambda: clustered(50_000, 768, 500, 64), "50,000 x 768, 256 clusters in 64 latent dimensions"),
+    "clustered-768": (lambda: clustered(50_000, 768, 500, 64, 32), "50,000 x 768, 32 clusters in 64 latent dimensions"),
 }
 QUICK = ["gaussian-20k", "text-50k"]
 
 
 def describe(name):
     if name == "text-50k" and real_path() is None:
-        return "50,000 x 384, synthetic: 512 clusters in 48 latent dimensions (no NOPOKEDB_BENCH_DATA was given)"
+        return "50,000 x 384, synthetic: 32 clusters in 48 latent dimensions (no NOPOKEDB_BENCH_DATA was given)"
     return SETS[name][1]
 
 
