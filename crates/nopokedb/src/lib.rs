@@ -18,6 +18,8 @@ mod log;
 mod meta;
 mod metadata;
 mod options;
+#[cfg(feature = "testing")]
+mod probe;
 mod query;
 mod rebuild;
 mod recover;
@@ -41,6 +43,10 @@ pub use verify::Report;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod testing {
+    /// What fuzzers call, one function for each kind of file.
+    pub mod probe {
+        pub use crate::probe::{directory, footer, frame, image, manifest, rows, segment};
+    }
     pub use crate::index::bench::IndexBench;
     pub use crate::io::disk::Disk;
     pub use crate::io::mmap::Region;

@@ -2,10 +2,12 @@
 //!
 //! 1. Look before touching: the path, the file system, whose files these are.
 //! 2. Take the directory's lock.
-//! 3. Open the log: highest valid manifest, verified segments, torn tail dropped or damage reported (`log/recover.rs`).
-//! 4. Read the row tables once and keep, per id, its latest row. That is the database.
-//! 5. Load the index image where it fits those rows; the rows it lacks join the tail. A damaged image is set aside.
-//! 6. Open SQLite; hand it the frames after its `applied_lsn`.
+//! 3. Survey the log: highest valid manifest, verified segments, torn tail or damage (`log/recover.rs`).
+//! 4. Open SQLite: if it is ahead of the log, the device lost acknowledged writes, and nothing is touched.
+//! 5. Settle the log: the torn tail goes, what is kept is made durable.
+//! 6. Read the row tables once and keep, per id, its latest row. That is the database.
+//! 7. Load the index image where it fits those rows; the rows it lacks join the tail. A damaged image is set aside.
+//! 8. Hand SQLite the frames after its `applied_lsn`.
 //!
 //! Invariants: nothing is changed before the lock is held and the stored dimension and metric agree with the caller's;
 //! what is damaged and is a cache is rebuilt; what is damaged and is the log is an error naming file and offset.
@@ -26,8 +28,8 @@ use crate::index::{Image, IndexParams};
 use crate::io::atomic::create_dir_durable;
 use crate::io::lock;
 use crate::io::vfs::{EntryKind, Vfs};
-use crate::log::{CollectionEntry, DirState, Log, LogOptions, RowKind, SegmentKind, inspect};
-use crate::meta::{Applier, MetaLocation, MetaStore};
+use crate::log::{CollectionEntry, DirState, Log, LogOptions, RowKind, SegmentKind, Survey, inspect};
+use crate::meta::{Applier, MetaLocation, MetaStore, Opened};
 use crate::options::{Options, narrow};
 use crate::types::{CollectionId, Lsn, RecordId, Slot};
 use crate::vectors::rows::{GONE, Loc, SegmentTable, SharedSegments};
@@ -63,18 +65,23 @@ impl Engine {
     pub(crate) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: &Options, meta: MetaLocation) -> Result<Arc<Engine>> {
         let lock = lock::acquire(&*vfs, dir, options.timeout_ms)?;
         let log_options = LogOptions::new(options.segment_bytes);
-        let mut log = match inspect(&*vfs, dir)? {
-            DirState::Ours => Log::open(vfs.clone(), dir, log_options)?.0,
+        let (mut log, store) = match inspect(&*vfs, dir)? {
+            DirState::Ours => {
+                let survey = Survey::of(&*vfs, dir)?;
+                check_default(dir, options, survey.collections())?;
+                survey.check_tables()?;
+                // A cache that is ahead of the log means lost writes. Settling would remove what may be left of them.
+                let store = MetaStore::open(meta, survey.db_uuid(), survey.last_lsn())?;
+                (Log::settle(vfs.clone(), dir, log_options, survey)?.0, store)
+            }
             _ => {
                 sync_parent(&*vfs, dir)?;
-                Log::create(vfs.clone(), dir, log_options, &[default_entry(options)])?
+                let log = Log::create(vfs.clone(), dir, log_options, &[default_entry(options)])?;
+                let store = MetaStore::open(meta, log.db_uuid(), log.last_lsn())?;
+                (log, store)
             }
         };
         let entries = log.collections().to_vec();
-        let default = entries.iter().find(|e| e.id == CollectionId::DEFAULT);
-        let default = default.ok_or_else(|| Error::corruption(dir, 0, "the manifest has no default collection"))?;
-        check_stored(dir, options, usize::from(default.dim), default.metric)?;
-
         let entries = keep_build_parameters(&mut log, entries, options)?;
 
         let segments: SharedSegments = Arc::new(ArcSwap::from_pointee(SegmentTable::new(log.segments())));
@@ -92,7 +99,7 @@ impl Engine {
         for put in replay.collections.values().flat_map(|puts| &puts.rows).filter(|put| put.died == Lsn(0)) {
             count_dead(&segments.load(), put.loc);
         }
-        let applier = start_applier(meta, &log, &segments)?;
+        let applier = start_applier(store, &log, &segments)?;
         Ok(Engine::assemble(Parts {
             vfs,
             dir: dir.to_owned(),
@@ -236,9 +243,15 @@ impl Puts {
     }
 }
 
-/// Opens SQLite and hands it what it lacks, without waiting for it.
-fn start_applier(location: MetaLocation, log: &Log, segments: &SharedSegments) -> Result<Applier> {
-    let (store, opened) = MetaStore::open(location, log.db_uuid(), log.last_lsn())?;
+/// Refuses options that contradict the default collection as it is stored.
+fn check_default(dir: &Path, options: &Options, entries: &[CollectionEntry]) -> Result<()> {
+    let default = entries.iter().find(|e| e.id == CollectionId::DEFAULT);
+    let default = default.ok_or_else(|| Error::corruption(dir, 0, "the manifest has no default collection"))?;
+    check_stored(dir, options, usize::from(default.dim), default.metric)
+}
+
+/// Hands SQLite what it lacks, without waiting for it.
+fn start_applier((store, opened): (MetaStore, Opened), log: &Log, segments: &SharedSegments) -> Result<Applier> {
     let mut replay = feed::replay(segments);
     let applier = Applier::start(store, feed::replay(segments))?;
     if opened.applied_lsn < log.last_lsn() {

@@ -38,7 +38,7 @@ const LAYERS: &[(bool, &[&str])] = &[
             "catalog",
         ],
     ),
-    (true, &["collection", "database"]),
+    (true, &["collection", "database", "probe"]),
 ];
 
 /// Neighbours in one layer that may be imported all the same: rows and segments are the log's to define.

@@ -529,6 +529,12 @@ impl Index {
         image::read(vfs, path, &stamp.of(params), Stored::new())
     }
 
+    /// Makes the checksums and the stamp of an image right: for hostile files in tests.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn sealed_image(bytes: &[u8], stamp: ImageStamp, params: &IndexParams) -> Vec<u8> {
+        image::sealed(bytes, &stamp.of(params))
+    }
+
     /// Bytes held in memory.
     pub(crate) fn memory(&self) -> IndexMemory {
         IndexMemory { graph: self.graph.bytes(), codes: self.space.bytes() + self.flat.bytes() }

@@ -328,7 +328,7 @@ impl FrameHeader {
 }
 
 /// CRC32C of a frame header without its magic and checksum, salted.
-fn header_crc(bytes: &[u8], salt: &Salt) -> u32 {
+pub(super) fn header_crc(bytes: &[u8], salt: &Salt) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(salt), &bytes[8..FRAME_HEADER_SIZE])
 }
 

@@ -22,6 +22,8 @@ pub(crate) mod footer;
 pub(crate) mod format;
 pub(crate) mod frame;
 pub(crate) mod manifest;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod probe;
 pub(crate) mod publish;
 pub(crate) mod recover;
 pub(crate) mod scan;
@@ -33,7 +35,7 @@ pub(crate) use format::SegmentKind;
 pub(crate) use frame::{Batch, FrameBuilder, FrameView, NewRowRef, RowKind, RowView};
 pub(crate) use manifest::CollectionEntry;
 pub(crate) use publish::write_footer;
-pub(crate) use recover::{DirState, DroppedTail, Recovered, inspect, open_read_only};
+pub(crate) use recover::{DirState, DroppedTail, Recovered, Survey, inspect, open_read_only};
 pub(crate) use segment::Segment;
 pub(crate) use writer::{Log, LogOptions, Placed};
 

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use super::files::{log_dir, read_header, remove_if_there, rewrite, segment_no_in, segment_path};
 use super::footer::Footer;
 use super::format::{
-    FLAG_GROUP_END, FRAME_HEADER_LEN, FrameHeader, FrameKind, PAGE, SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind,
-    align_up, hash128,
+    DbUuid, FLAG_GROUP_END, FRAME_HEADER_LEN, FrameHeader, FrameKind, PAGE, SEGMENT_HEADER_LEN, SegmentHeader,
+    SegmentKind, align_up, hash128,
 };
 use super::frame::FrameMeta;
 use super::manifest::{self, CollectionEntry, Manifest, SegmentEntry};
@@ -84,7 +84,7 @@ struct Scanned {
 
 /// What is on disk, before anything is changed. A read-only opening will serve from this.
 #[derive(Debug)]
-pub(super) struct Survey {
+pub(crate) struct Survey {
     manifest: Manifest,
     highest_manifest: u64,
     listed: Vec<Arc<Segment>>,
@@ -295,10 +295,47 @@ fn find_orphans(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, scanned: &[Scann
     Ok((orphans, highest))
 }
 
+impl Survey {
+    /// What is on disk in `dir`. Nothing is changed.
+    pub(crate) fn of(vfs: &dyn Vfs, dir: &Path) -> Result<Survey> {
+        survey(vfs, dir, OpenMode::Write)
+    }
+
+    /// The last LSN that the log holds.
+    pub(crate) fn last_lsn(&self) -> Lsn {
+        self.scanned.last().map_or(Lsn(0), |last| Lsn(last.scan.next_lsn.0 - 1))
+    }
+
+    /// The database's identity.
+    pub(crate) fn db_uuid(&self) -> DbUuid {
+        self.manifest.db_uuid
+    }
+
+    /// The collections, as the manifest has them.
+    pub(crate) fn collections(&self) -> &[CollectionEntry] {
+        &self.manifest.collections
+    }
+
+    /// Checks the blocks that hold row tables, which every opening reads: damage there is found before anything is changed.
+    pub(crate) fn check_tables(&self) -> Result<()> {
+        self.listed.iter().flat_map(|segment| segment.tables()).try_for_each(|table| table.map(drop))
+    }
+}
+
 impl Log {
     /// Opens the log in `dir` for writing. The caller holds the directory's lock.
     pub(crate) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: LogOptions) -> Result<(Log, Recovered)> {
-        let survey = survey(&*vfs, dir, OpenMode::Write)?;
+        let survey = Survey::of(&*vfs, dir)?;
+        Log::settle(vfs, dir, options, survey)
+    }
+
+    /// Makes what was surveyed durable and ready to be written to: the second half of [`Log::open`].
+    pub(crate) fn settle(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        options: LogOptions,
+        survey: Survey,
+    ) -> Result<(Log, Recovered)> {
         settle(vfs, dir, options, survey)
     }
 }

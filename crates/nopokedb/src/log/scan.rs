@@ -214,7 +214,7 @@ fn check_frame(
         Err(why) => return Ok(Err(torn(why))),
     };
     let link = hash128(&bytes[..FRAME_HEADER_SIZE]);
-    let rows = header.lsn_last.0 + 1 - header.lsn_first.0;
+    let rows = header.lsn_last.0.wrapping_add(1).wrapping_sub(header.lsn_first.0);
     if header.prev_chain != *chain {
         return Ok(Err(Fault { why: "the frame does not follow the one before it", misplaced: true }));
     }

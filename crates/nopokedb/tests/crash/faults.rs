@@ -67,8 +67,10 @@ fn stubborn(vfs: &Arc<dyn Vfs>, history: &History<Numbered>) {
             }
         }
         let indexed = db.wait_indexed(Some(std::time::Duration::from_secs(5)));
-        let ends = [indexed.map(drop), db.save(), db.close()];
-        let stopped = [db.stats().ok().and_then(|s| s.writes_stopped)];
+        let saved = db.save();
+        let stats = db.stats().unwrap();
+        let ends = [indexed.map(drop), saved, db.close()];
+        let stopped = [stats.writes_stopped, stats.background_error];
         if stopped.iter().flatten().any(|why| why.contains("directory"))
             || ends.iter().flat_map(|end| end.as_ref().err()).any(is_about_a_directory)
         {

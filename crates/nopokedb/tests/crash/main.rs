@@ -5,7 +5,6 @@
 //! `cargo test` runs a quick slice; `make crash` sets NOPOKEDB_CRASH=long, tries all subsets of up to ten unsynced parts,
 //! loses power again at each point of each recovery, and adds up the lines "crash-states:".
 #![allow(clippy::needless_pass_by_value)] // closures and arguments of tests are used once
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -244,6 +244,29 @@ fn encode_footer(hashes: &[u64], header: &[u8; HEADER_LEN]) -> Vec<u8> {
     footer
 }
 
+/// Makes the checksums of an image right, and its stamp that of `expected`: for hostile files in tests.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn sealed(bytes: &[u8], expected: &Stamp) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if bytes.len() < HEADER_LEN + FOOTER_FIXED {
+        return bytes;
+    }
+    // As many bytes of data as leave room for their blocks' checksums.
+    let room = bytes.len() - HEADER_LEN - FOOTER_FIXED;
+    let data_len = room - room.div_ceil(BLOCK + 8) * 8.min(room);
+    let data = HEADER_LEN..HEADER_LEN + data_len;
+    let hashes: Vec<u64> = bytes[data.clone()].chunks(BLOCK).map(xxh3_64).collect();
+    let lsn = Lsn(u64_at(&bytes, 32).min(expected.lsn.0));
+    let mut header = encode_header(&Stamp { lsn, ..expected.clone() }, &[], data_len as u64);
+    header[SECTIONS_AT..HEADER_LEN - 8].copy_from_slice(&bytes[SECTIONS_AT..HEADER_LEN - 8]);
+    let hash = xxh3_64(&header[..HEADER_LEN - 8]);
+    header[HEADER_LEN - 8..].copy_from_slice(&hash.to_le_bytes());
+    bytes.truncate(data.end);
+    bytes[..HEADER_LEN].copy_from_slice(&header);
+    bytes.extend_from_slice(&encode_footer(&hashes, &header));
+    bytes
+}
+
 /// Reads and checks the image at `path`. It must belong to `expected` in everything but the LSN, and its LSN must not be
 /// above `expected.lsn`. `stored` makes the empty per-slot data that the collection's parameters ask for.
 pub(crate) fn read(vfs: &dyn Vfs, path: &Path, expected: &Stamp, stored: Stored) -> Result<Image> {

@@ -1,0 +1,115 @@
+//! Bytes that no version of ours wrote, under right checksums: a directory made by a stranger must be safe to open. The same
+//! probes as in `fuzz/`, with mutations that follow from a seed, so that every run of the tests tries some without nightly.
+#![allow(clippy::disallowed_methods, reason = "reads the kept files")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use nopokedb::testing::probe;
+use support::{Rng, long, options};
+
+const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1/clean");
+
+fn kept(name: &str) -> Vec<u8> {
+    fs::read(Path::new(KEPT).join(name)).unwrap()
+}
+
+/// Some bytes of `seed` changed: a bit, a byte, a number at a limit, a piece copied, a cut.
+fn mutated(seed: &[u8], rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = seed.to_vec();
+    for _ in 0..=rng.below(4) {
+        if bytes.is_empty() {
+            break;
+        }
+        // Headers decide most, so they are hit most.
+        let reach = if rng.chance(70) { bytes.len().min(256) } else { bytes.len() };
+        let at = if rng.chance(25) && bytes.len() > 4_352 { 4_096 + rng.below(256) } else { rng.below(reach) };
+        let limits = [0u64, 1, 0x7F, 0xFF, 0xFFFF, 0x7FFF_FFFF, 0xFFFF_FFFF, i64::MAX as u64, u64::MAX];
+        let number = limits[rng.below(limits.len())].to_le_bytes();
+        let width = [1, 2, 4, 8][rng.below(4)].min(bytes.len() - at);
+        match rng.below(10) {
+            0..3 => bytes[at] ^= 1 << rng.below(8),
+            3..5 => bytes[at] = u8::try_from(rng.below(256)).unwrap(),
+            5..8 => bytes[at..at + width].copy_from_slice(&number[..width]),
+            8 => {
+                let from = rng.below(bytes.len() - width + 1);
+                bytes.copy_within(from..from + width, at);
+            }
+            _ => bytes.truncate(rng.below(bytes.len()).max(at)),
+        }
+    }
+    bytes
+}
+
+fn try_mutations(what: &str, seeds: &[Vec<u8>], times: usize, probe: impl Fn(&[u8])) {
+    let times = if long() { times * 200 } else { times };
+    let mut rng = Rng(11);
+    for i in 0..times {
+        let bytes = mutated(&seeds[i % seeds.len()], &mut rng);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| probe(&bytes)));
+        if let Err(panic) = outcome {
+            let path = std::env::temp_dir().join(format!("hostile-{what}.bin"));
+            fs::write(&path, &bytes).unwrap();
+            eprintln!("{what}, mutation {i}: the bytes are in {}", path.display());
+            std::panic::resume_unwind(panic);
+        }
+    }
+    println!("hostile-files: {times} {what}");
+}
+
+#[test]
+fn hostile_frames_are_refused_or_read() {
+    let segment = kept("log/00000003.seg");
+    let frames: Vec<Vec<u8>> =
+        [4_096, 8_192, 12_288].map(|at| segment[at..(at + 4_096).min(segment.len())].to_vec()).into();
+    try_mutations("frames", &frames, 20_000, probe::frame);
+}
+
+#[test]
+fn hostile_rows_are_refused_or_read() {
+    let text = br#"{"a":[1,2,{"b":null}],"c":"\u00e9\ud83d\ude00","d":-1.5e300}"#;
+    let mut row = vec![1, 1, 2];
+    row.extend([&7u64.to_le_bytes()[..], &[0; 4], &[1, 1, 0, 0], &[0; 4]].concat());
+    row.extend([&u32::try_from(text.len()).unwrap().to_le_bytes()[..], &[0; 4], &[0; 4], &[0; 8]].concat());
+    row.extend_from_slice(text);
+    row.resize(400, 0);
+    let deep = [&row[..43], "[".repeat(5_000).as_bytes()].concat();
+    try_mutations("rows", &[row, deep], 20_000, probe::rows);
+}
+
+#[test]
+fn hostile_segments_are_refused_or_read() {
+    try_mutations("segments", &[kept("log/00000003.seg"), kept("log/00000004.seg")], 200, probe::segment);
+}
+
+#[test]
+fn hostile_footers_are_refused_or_read() {
+    let sealed = kept("log/00000004.seg");
+    let at = sealed.windows(8).rposition(|w| w == b"NPKDBFTR").expect("a compact segment has a footer");
+    try_mutations("footers", &[sealed[at..].to_vec()], 20_000, probe::footer);
+}
+
+#[test]
+fn hostile_manifests_are_refused_or_read() {
+    try_mutations("manifests", &[kept("MANIFEST-10")], 20_000, probe::manifest);
+}
+
+#[test]
+fn hostile_images_are_refused_or_read() {
+    try_mutations("images", &[kept("index/00000000-0000000000000021.idx")], 500, probe::image);
+}
+
+#[test]
+fn hostile_directories_are_refused_or_served() {
+    let names = ["MANIFEST-10", "MANIFEST-11", "log/00000003.seg", "log/00000004.seg"];
+    let files: Vec<(&str, Vec<u8>)> = names.iter().map(|n| (*n, kept(n))).collect();
+    let borrowed: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (*n, &**b)).collect();
+    for name in &names[1..] {
+        try_mutations(&name.replace('/', "-"), &[kept(name)], 60, |bytes| {
+            probe::directory(&borrowed, name, bytes, &options());
+        });
+    }
+}

@@ -1,0 +1,4 @@
+//! Any bytes as a footer: see `crates/nopokedb/src/probe.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nopokedb::testing::probe::footer(bytes));
