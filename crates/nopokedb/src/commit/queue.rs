@@ -8,7 +8,8 @@
 //! 4. If a leader panics, everyone waiting gets an error instead of waiting for ever, and so does everyone after.
 
 use std::collections::HashMap;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -16,23 +17,38 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Debug)]
 pub(crate) struct GroupCommit<T, R> {
     state: Mutex<State<T, R>>,
-    changed: Condvar,
 }
 
 #[derive(Debug)]
 struct State<T, R> {
-    pending: Vec<(u64, T)>,
+    pending: Vec<Waiter<T>>,
+    /// Whose items the leader is committing.
+    in_flight: Vec<Thread>,
     done: HashMap<u64, Result<R>>,
     next_ticket: u64,
     leading: bool,
     broken: bool,
 }
 
+#[derive(Debug)]
+struct Waiter<T> {
+    ticket: u64,
+    item: T,
+    thread: Thread,
+}
+
 impl<T, R> GroupCommit<T, R> {
     /// An empty queue.
     pub(crate) fn new() -> Self {
-        let state = State { pending: Vec::new(), done: HashMap::new(), next_ticket: 0, leading: false, broken: false };
-        GroupCommit { state: Mutex::new(state), changed: Condvar::new() }
+        let state = State {
+            pending: Vec::new(),
+            in_flight: Vec::new(),
+            done: HashMap::new(),
+            next_ticket: 0,
+            leading: false,
+            broken: false,
+        };
+        GroupCommit { state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T, R>> {
@@ -45,33 +61,46 @@ impl<T, R> GroupCommit<T, R> {
         let mut state = self.lock();
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        state.pending.push((ticket, item));
+        state.pending.push(Waiter { ticket, item, thread: thread::current() });
         loop {
             if let Some(outcome) = state.done.remove(&ticket) {
                 return outcome;
             }
             if state.broken {
-                return Err(Error::new(
-                    ErrorKind::Closed,
-                    "a write failed unexpectedly; close the database and open it again",
-                ));
+                let message = "a write failed unexpectedly; close the database and open it again";
+                return Err(Error::new(ErrorKind::Closed, message));
             }
             if state.leading {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
+                drop(state);
+                // Whoever finishes the group of this item, or finds it to be the next leader's, wakes this thread; a wake
+                // that comes before the park is kept.
+                thread::park();
+            } else {
+                self.lead_group(state, &lead);
             }
-            state.leading = true;
-            let (tickets, items): (Vec<u64>, Vec<T>) = state.pending.drain(..).unzip();
-            drop(state);
-            let guard = LeaderGuard { queue: self };
-            let outcomes = lead(items);
-            assert_eq!(outcomes.len(), tickets.len(), "a group answers for each of its items");
-            std::mem::forget(guard);
             state = self.lock();
-            state.done.extend(tickets.into_iter().zip(outcomes));
-            state.leading = false;
-            self.changed.notify_all();
         }
+    }
+
+    /// Commits everything that is pending, then wakes exactly those who have something to do: the group's submitters, and
+    /// one of those who queued meanwhile, to lead the next group.
+    fn lead_group(&self, mut state: MutexGuard<'_, State<T, R>>, lead: impl Fn(Vec<T>) -> Vec<Result<R>>) {
+        state.leading = true;
+        let group = std::mem::take(&mut state.pending);
+        let tickets: Vec<u64> = group.iter().map(|w| w.ticket).collect();
+        state.in_flight = group.iter().map(|w| w.thread.clone()).collect();
+        drop(state);
+        let guard = LeaderGuard { queue: self };
+        let outcomes = lead(group.into_iter().map(|w| w.item).collect());
+        assert_eq!(outcomes.len(), tickets.len(), "a group answers for each of its items");
+        std::mem::forget(guard);
+        let mut state = self.lock();
+        state.done.extend(tickets.into_iter().zip(outcomes));
+        state.leading = false;
+        let mut wake = std::mem::take(&mut state.in_flight);
+        wake.extend(state.pending.first().map(|w| w.thread.clone()));
+        drop(state);
+        wake.iter().for_each(Thread::unpark);
     }
 }
 
@@ -82,8 +111,12 @@ struct LeaderGuard<'a, T, R> {
 
 impl<T, R> Drop for LeaderGuard<'_, T, R> {
     fn drop(&mut self) {
-        self.queue.lock().broken = true;
-        self.queue.changed.notify_all();
+        let mut state = self.queue.lock();
+        state.broken = true;
+        let mut wake = std::mem::take(&mut state.in_flight);
+        wake.extend(state.pending.iter().map(|w| w.thread.clone()));
+        drop(state);
+        wake.iter().for_each(Thread::unpark);
     }
 }
 
