@@ -228,7 +228,7 @@ fn changed(bytes: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Damaged {
 
 /// The places to damage: what is not padding, and a part of the padding; all of it, or a sample.
 fn places(bytes: &[u8], rng: &mut Rng) -> Vec<usize> {
-    let telling = |at: &usize| bytes[*at] != 0 || at % 61 == 0 || at % 4096 < 96;
+    let telling = |at: &usize| bytes[*at] != 0 || at.is_multiple_of(61) || at % 4096 < 96;
     let all: Vec<usize> = (0..bytes.len()).filter(telling).collect();
     if long() || all.len() <= 40 {
         let step = (all.len() / 12_000).max(1);
