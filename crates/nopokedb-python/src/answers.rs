@@ -1,24 +1,59 @@
 //! What the engine answers, as Python objects.
 
-use nopokedb::{Hit, Stats};
+use nopokedb::{Hit, Include, Record, Stats};
+use numpy::PyArray1;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use crate::json::Reader;
 
-/// Hits as dicts of id, metadata, score and distance.
-pub(crate) fn hits<'py>(reader: &mut Reader<'py>, py: Python<'py>, hits: &[Hit]) -> PyResult<Bound<'py, PyList>> {
+/// Hits as dicts of id, metadata, score and distance, and what else was asked for.
+pub(crate) fn hits<'py>(
+    reader: &mut Reader<'py>,
+    py: Python<'py>,
+    hits: &[Hit],
+    include: Include,
+) -> PyResult<Bound<'py, PyList>> {
     let list = PyList::empty(py);
     for hit in hits {
         let dict = PyDict::new(py);
         dict.set_item(intern!(py, "id"), hit.id.0)?;
-        dict.set_item(intern!(py, "metadata"), reader.dict(hit.metadata.as_ref())?)?;
+        if include.metadata {
+            dict.set_item(intern!(py, "metadata"), reader.dict(hit.metadata.as_ref())?)?;
+        }
         dict.set_item(intern!(py, "score"), f64::from(hit.score))?;
         dict.set_item(intern!(py, "distance"), f64::from(hit.distance))?;
+        if include.document {
+            dict.set_item(intern!(py, "document"), hit.document.as_deref())?;
+        }
+        if include.vector {
+            dict.set_item(intern!(py, "vector"), hit.vector.as_deref().map(|vector| PyArray1::from_slice(py, vector)))?;
+        }
         list.append(dict)?;
     }
     Ok(list)
+}
+
+/// A row as a dict of its id and what was asked for.
+pub(crate) fn record<'py>(
+    reader: &mut Reader<'py>,
+    py: Python<'py>,
+    record: &Record,
+    include: Include,
+) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item(intern!(py, "id"), record.id.0)?;
+    if include.metadata {
+        dict.set_item(intern!(py, "metadata"), reader.dict(record.metadata.as_ref())?)?;
+    }
+    if include.document {
+        dict.set_item(intern!(py, "document"), record.document.as_deref())?;
+    }
+    if include.vector {
+        dict.set_item(intern!(py, "vector"), PyArray1::from_slice(py, &record.vector))?;
+    }
+    Ok(dict)
 }
 
 /// Counters as a dict, named as in the Rust struct.

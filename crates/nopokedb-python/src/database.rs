@@ -14,58 +14,13 @@ use nopokedb::{Change, Error, ErrorKind, NewRow, NewRows, Query};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use crate::asked::{self, Asked};
 use crate::errors::{invalid, raise};
 use crate::json::{self, Reader};
 use crate::opened::{Given, Opened};
 use crate::{answers, rows, vectors};
 
-/// An embedded vector database in one directory: no server, no configuration, no upkeep.
-///
-/// Opens the database in the directory `path`, making it if there is none. When `add` returns, the row is on the disk,
-/// and every search sees it. Threads may share one handle; one process writes at a time.
-///
-/// Parameters
-/// ----------
-/// dim : int
-///     Length of every vector, 1 to 65,535. Must equal the stored one if the database exists.
-/// max_elements : int
-///     A hint of how many rows will come; never a limit.
-/// path : str or os.PathLike
-///     The directory.
-/// space : str
-///     `"cosine"`, `"l2"` or `"ip"`. Must equal the stored one if the database exists.
-/// M : int, optional
-///     Links per row of the search graph, 2 to 256. None keeps the stored value, 16 in a new database.
-/// ef_construction : int, optional
-///     Beam width while the graph is built, 8 to 4,096. None keeps the stored value, 200 in a new database.
-/// ef : int
-///     Beam width of a query, 1 to 65,536: higher finds more of the true neighbours and takes longer.
-/// timeout : float
-///     Seconds to wait while another process has the directory open. 0 raises LockedError at once.
-/// force : bool
-///     Open a directory on a network file system, whose locks and fsync cannot be trusted.
-///
-/// Raises
-/// ------
-/// InvalidError
-///     An argument out of range, another space than stored, a path that is a file or holds foreign files.
-/// DimensionError
-///     The database holds vectors of another dimension.
-/// LockedError
-///     Another process has the directory open; its pid is named.
-/// CorruptionError
-///     A file that holds acknowledged data is damaged; file and offset are named.
-///
-/// Examples
-/// --------
-/// >>> import numpy as np
-/// >>> from nopokedb import NoPokeDB
-/// >>> with NoPokeDB(dim=3, path="colours") as db:
-/// ...     red = db.add([1.0, 0.0, 0.0], {"name": "red"})
-/// ...     ids = db.add_many(np.eye(3, dtype=np.float32)[1:], [{"name": "green"}, {"name": "blue"}])
-/// ...     hits = db.query([0.9, 0.1, 0.0], k=2)
-/// >>> [hit["metadata"]["name"] for hit in hits]
-/// ['red', 'green']
+#[doc = include_str!("docs/NoPokeDB.txt")]
 #[pyclass(frozen, subclass, weakref, module = "nopokedb", name = "NoPokeDB")]
 pub(crate) struct NoPokeDB {
     /// Set by `__init__`, so that subclasses may call it with arguments of their own choice, as Python classes do.
@@ -221,54 +176,32 @@ impl NoPokeDB {
         Ok(ids.into_iter().map(|id| id.0).collect())
     }
 
-    /// The k nearest rows, best first: always min(k, rows) of them.
-    ///
-    /// Parameters
-    /// ----------
-    /// vector : array_like of shape (dim,)
-    /// k : int
-    ///     How many hits, at least 1.
-    /// ef : int, optional
-    ///     Beam width of this query instead of the handle's `ef`.
-    /// exact : bool
-    ///     Compare with every row in full precision.
-    ///
-    /// Returns
-    /// -------
-    /// list of dict
-    ///     Each with `id`, `metadata` (a dict, or None if the row has none), `score` (higher is better) and `distance`:
-    ///     cosine 1 - cos, l2 the squared distance, ip 1 - dot; the score is 1 - distance for cosine, else -distance.
-    ///     Distances are computed from the float32 vectors. A zero vector has cosine distance 1 to everything.
-    ///
-    /// Raises
-    /// ------
-    /// EmptyError
-    ///     The database has no rows.
-    /// DimensionError, InvalidError, CorruptionError, ClosedError
-    ///
-    /// Examples
-    /// --------
-    /// >>> db = NoPokeDB(dim=2, path="query", space="l2")
-    /// >>> ids = db.add_many([[0, 0], [3, 4]], [{"name": "origin"}, {"name": "far"}])
-    /// >>> db.query([0, 1], k=1)
-    /// [{'id': 0, 'metadata': {'name': 'origin'}, 'score': -1.0, 'distance': 1.0}]
+    #[doc = include_str!("docs/query.txt")]
     #[pyo3(
-        signature = (vector, k=None, ef=None, *, exact=false),
-        text_signature = "($self, vector, k=5, ef=None, *, exact=False)"
+        signature = (vector, k=None, ef=None, *, r#where=None, min_score=None, max_distance=None, offset=None, include=None, exact=false),
+        text_signature = "($self, vector, k=5, ef=None, *, where=None, min_score=None, max_distance=None, offset=0, \
+                          include=None, exact=False)"
     )]
+    #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn query<'py>(
         &self,
         py: Python<'py>,
         vector: &Bound<'py, PyAny>,
         k: Option<&Bound<'py, PyAny>>,
         ef: Option<&Bound<'py, PyAny>>,
+        r#where: Option<&Bound<'py, PyAny>>,
+        min_score: Option<&Bound<'py, PyAny>>,
+        max_distance: Option<&Bound<'py, PyAny>>,
+        offset: Option<&Bound<'py, PyAny>>,
+        include: Option<&Bound<'py, PyAny>>,
         exact: bool,
     ) -> PyResult<Bound<'py, PyList>> {
         let opened = self.opened(py)?;
-        let query = opened.query(k, ef, exact)?;
+        let asked = Asked { k, ef, filter: r#where, min_score, max_distance, offset, include, exact };
+        let query = asked.query(opened.ef.load(Relaxed))?;
         let vector = vectors::one(vector, opened.collection.dim())?;
         let hits = opened.run(py, |o| o.collection.query(&vector, &query))?;
-        answers::hits(&mut Reader::new(py), py, &hits)
+        answers::hits(&mut Reader::new(py), py, &hits, query.include)
     }
 
     /// `query` for many vectors at once.
@@ -276,7 +209,7 @@ impl NoPokeDB {
     /// Parameters
     /// ----------
     /// vectors : array_like of shape (n, dim)
-    /// k, ef, exact
+    /// k, ef, where, min_score, max_distance, offset, include, exact
     ///     As in `query`.
     ///
     /// Returns
@@ -290,28 +223,119 @@ impl NoPokeDB {
     /// >>> [hits[0]["id"] for hits in db.query_many([[0, 2], [2, 0]], k=1)]
     /// [1, 0]
     #[pyo3(
-        signature = (vectors, k=None, ef=None, *, exact=false),
-        text_signature = "($self, vectors, k=5, ef=None, *, exact=False)"
+        signature = (vectors, k=None, ef=None, *, r#where=None, min_score=None, max_distance=None, offset=None, include=None, exact=false),
+        text_signature = "($self, vectors, k=5, ef=None, *, where=None, min_score=None, max_distance=None, offset=0, \
+                          include=None, exact=False)"
     )]
+    #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn query_many<'py>(
         &self,
         py: Python<'py>,
         vectors: &Bound<'py, PyAny>,
         k: Option<&Bound<'py, PyAny>>,
         ef: Option<&Bound<'py, PyAny>>,
+        r#where: Option<&Bound<'py, PyAny>>,
+        min_score: Option<&Bound<'py, PyAny>>,
+        max_distance: Option<&Bound<'py, PyAny>>,
+        offset: Option<&Bound<'py, PyAny>>,
+        include: Option<&Bound<'py, PyAny>>,
         exact: bool,
     ) -> PyResult<Bound<'py, PyList>> {
         let opened = self.opened(py)?;
-        let query = opened.query(k, ef, exact)?;
+        let asked = Asked { k, ef, filter: r#where, min_score, max_distance, offset, include, exact };
+        let query = asked.query(opened.ef.load(Relaxed))?;
         let vectors = vectors::many(vectors, opened.collection.dim())?;
         let vectors = vectors.as_slice();
         let answered = opened.run(py, |o| o.collection.query_many(vectors, &query))?;
         let mut reader = Reader::new(py);
         let lists = PyList::empty(py);
         for hits in &answered {
-            lists.append(answers::hits(&mut reader, py, hits)?)?;
+            lists.append(answers::hits(&mut reader, py, hits, query.include)?)?;
         }
         Ok(lists)
+    }
+
+    /// How many rows pass a filter; without one, how many there are.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=1, path="count")
+    /// >>> ids = db.add_many([[1], [2], [3]], [{"n": 1}, {"n": 2}, {"n": 3}])
+    /// >>> db.count(), db.count("n >= 2"), db.count({"n": {"$in": [1, 7]}})
+    /// (3, 2, 1)
+    #[pyo3(signature = (r#where=None))]
+    fn count(&self, py: Python<'_>, r#where: Option<&Bound<'_, PyAny>>) -> PyResult<usize> {
+        let filter = r#where.map(asked::filter).transpose()?;
+        self.opened(py)?.run(py, |o| o.collection.count(filter.as_ref()))
+    }
+
+    /// The rows by ascending id, one page after the other.
+    ///
+    /// Parameters
+    /// ----------
+    /// where : dict or str, optional
+    ///     Only the rows that pass this filter.
+    /// limit : int
+    ///     Rows of a page. A shorter page is the last one.
+    /// after : int, optional
+    ///     The last id of the page before. A row that is there all the while comes exactly once, whatever is written
+    ///     meanwhile.
+    /// include : iterable of "metadata", "document", "vector", optional
+    ///     What the dicts hold besides the id; None is the metadata.
+    ///
+    /// Returns
+    /// -------
+    /// list of dict
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=1, path="scroll")
+    /// >>> ids = db.add_many([[1], [2], [3]], [{"n": 1}, {"n": 2}, {"n": 3}])
+    /// >>> page = db.scroll(limit=2)
+    /// >>> page
+    /// [{'id': 0, 'metadata': {'n': 1}}, {'id': 1, 'metadata': {'n': 2}}]
+    /// >>> db.scroll(limit=2, after=page[-1]["id"])
+    /// [{'id': 2, 'metadata': {'n': 3}}]
+    #[pyo3(
+        signature = (r#where=None, *, limit=None, after=None, include=None),
+        text_signature = "($self, where=None, *, limit=100, after=None, include=None)"
+    )]
+    fn scroll<'py>(
+        &self,
+        py: Python<'py>,
+        r#where: Option<&Bound<'py, PyAny>>,
+        limit: Option<&Bound<'py, PyAny>>,
+        after: Option<&Bound<'py, PyAny>>,
+        include: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let filter = r#where.map(asked::filter).transpose()?;
+        let limit = limit.map_or(Ok(100), |limit| rows::count("limit", 1, limit))?;
+        let after = after.map(|after| rows::id("after", after)).transpose()?;
+        let include = asked::include(include)?;
+        let found = self.opened(py)?.run(py, |o| o.collection.scroll(after, limit, filter.as_ref()))?;
+        let (mut reader, list) = (Reader::new(py), PyList::empty(py));
+        for record in &found {
+            list.append(answers::record(&mut reader, py, record, include)?)?;
+        }
+        Ok(list)
+    }
+
+    /// Delete every row that passes a filter, all or none of them.
+    ///
+    /// Returns
+    /// -------
+    /// int
+    ///     How many they were.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=1, path="delete_where")
+    /// >>> ids = db.add_many([[1], [2], [3]], [{"n": 1}, {"n": 2}, {"n": 3}])
+    /// >>> db.delete_where({"n": {"$lt": 3}}), len(db)
+    /// (2, 1)
+    fn delete_where(&self, py: Python<'_>, r#where: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let filter = asked::filter(r#where)?;
+        self.opened(py)?.run(py, |o| o.collection.delete_where(&filter))
     }
 
     /// The metadata of a row, or None if there is no such row (or it has no metadata; `id in db` tells the two apart).

@@ -41,6 +41,11 @@ const TABLE: &[Exception] = &[
         &["InvalidError"],
         "An id that exists already, or that appears twice in one batch. The message lists them.",
     ),
+    Exception(
+        "FilterError",
+        &["InvalidError"],
+        "A filter that makes no sense. The message names the place in it and what could stand there.",
+    ),
     Exception("EmptyError", &["NoPokeDBError", "RuntimeError"], "A query was made against a database without rows."),
     Exception(
         "LockedError",
@@ -75,6 +80,7 @@ fn exception_of(kind: ErrorKind) -> &'static str {
         ErrorKind::Invalid(Subject::Dimension) => "DimensionError",
         ErrorKind::Invalid(Subject::Metadata) => "MetadataError",
         ErrorKind::Invalid(Subject::DuplicateId) => "DuplicateIdError",
+        ErrorKind::Invalid(Subject::Filter) => "FilterError",
         ErrorKind::Invalid(_) => "InvalidError",
         ErrorKind::Empty => "EmptyError",
         ErrorKind::Locked => "LockedError",

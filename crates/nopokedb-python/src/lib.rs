@@ -6,13 +6,15 @@
 //! | `opened.rs` | opening a directory; the one place that releases the GIL |
 //! | `errors.rs` | error kinds to exceptions, in one table |
 //! | `vectors.rs` | arrays and lists to rows of float32 |
+//! | `asked.rs` | what a query asks for: filters, limits, what hits carry |
 //! | `rows.rs` | ids, counts, seconds, documents, lists of metadata |
 //! | `json/` | dicts to metadata and back |
-//! | `answers.rs` | hits and counters to dicts |
+//! | `answers.rs` | hits, rows and counters to dicts |
 //!
 //! Free-threaded Python is not declared: the wheel is abi3, and no race check of the bindings has been made.
 
 mod answers;
+mod asked;
 mod database;
 mod errors;
 mod json;

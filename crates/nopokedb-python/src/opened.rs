@@ -3,10 +3,10 @@
 //! Invariant: nothing that runs without the GIL touches a Python object.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use nopokedb::{Collection, Database, Metric, Options, Query, Result};
+use nopokedb::{Collection, Database, Metric, Options, Result};
 use pyo3::prelude::*;
 
 use crate::errors::{caused_by, invalid, raise};
@@ -80,21 +80,6 @@ impl Opened {
     /// Does what may block.
     pub(crate) fn run<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&Self) -> Result<T> + Send) -> PyResult<T> {
         without_gil(py, || work(self))
-    }
-
-    /// The query that the arguments of `query` and `query_many` ask for.
-    pub(crate) fn query(
-        &self,
-        k: Option<&Bound<'_, PyAny>>,
-        ef: Option<&Bound<'_, PyAny>>,
-        exact: bool,
-    ) -> PyResult<Query> {
-        let ef = ef.map(|ef| rows::count("ef", 1, ef)).transpose()?;
-        let mut query = Query { ef: Some(ef.unwrap_or_else(|| self.ef.load(Relaxed))), exact, ..Query::default() };
-        if let Some(k) = k {
-            query.k = rows::count("k", 1, k)?;
-        }
-        Ok(query)
     }
 
     /// Waits in slices, so that Ctrl-C is heard.

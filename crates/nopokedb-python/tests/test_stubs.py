@@ -15,7 +15,7 @@ STUB = ast.parse((FOLDER / "_nopokedb.pyi").read_text())
 CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDef)}
 MEMBERS = {node.name: node for node in CLASSES["NoPokeDB"].body if isinstance(node, ast.FunctionDef)}
 # Made up by the stubs, for type checkers only.
-STUB_ONLY = {"Hit"}
+STUB_ONLY = {"Hit", "FullHit", "Row"}
 
 
 def decorators(function):

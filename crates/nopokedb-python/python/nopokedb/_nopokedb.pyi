@@ -5,12 +5,15 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Optional, SupportsFloat, SupportsIndex, TypedDict, Union
 
-from numpy.typing import ArrayLike
+from numpy import float32
+from numpy.typing import ArrayLike, NDArray
 from typing_extensions import Self
 
 __version__: str
 
 _Metadata = Mapping[str, Any]
+_Filter = Union[dict[str, Any], str]
+_Include = Iterable[Literal["metadata", "document", "vector"]]
 
 class Hit(TypedDict):
     id: int
@@ -18,11 +21,24 @@ class Hit(TypedDict):
     score: float
     distance: float
 
+class FullHit(Hit, total=False):
+    """A hit when `include` is given: it holds what that names."""
+
+    document: Optional[str]
+    vector: NDArray[float32]
+
+class Row(TypedDict, total=False):
+    id: int
+    metadata: Optional[dict[str, Any]]
+    document: Optional[str]
+    vector: NDArray[float32]
+
 class NoPokeDBError(Exception): ...
 class InvalidError(NoPokeDBError, ValueError): ...
 class DimensionError(NoPokeDBError, ValueError): ...
 class MetadataError(InvalidError): ...
 class DuplicateIdError(InvalidError): ...
+class FilterError(InvalidError): ...
 class EmptyError(NoPokeDBError, RuntimeError): ...
 class LockedError(NoPokeDBError, RuntimeError): ...
 class ClosedError(NoPokeDBError, RuntimeError): ...
@@ -77,16 +93,41 @@ class NoPokeDB:
         documents: Optional[Iterable[Optional[str]]] = None,
     ) -> list[int]: ...
     def query(
-        self, vector: ArrayLike, k: SupportsIndex = 5, ef: Optional[SupportsIndex] = None, *, exact: bool = False
-    ) -> list[Hit]: ...
+        self,
+        vector: ArrayLike,
+        k: SupportsIndex = 5,
+        ef: Optional[SupportsIndex] = None,
+        *,
+        where: Optional[_Filter] = None,
+        min_score: Optional[SupportsFloat] = None,
+        max_distance: Optional[SupportsFloat] = None,
+        offset: SupportsIndex = 0,
+        include: Optional[_Include] = None,
+        exact: bool = False,
+    ) -> list[FullHit]: ...
     def query_many(
         self,
         vectors: Union[ArrayLike, Iterable[ArrayLike]],
         k: SupportsIndex = 5,
         ef: Optional[SupportsIndex] = None,
         *,
+        where: Optional[_Filter] = None,
+        min_score: Optional[SupportsFloat] = None,
+        max_distance: Optional[SupportsFloat] = None,
+        offset: SupportsIndex = 0,
+        include: Optional[_Include] = None,
         exact: bool = False,
-    ) -> list[list[Hit]]: ...
+    ) -> list[list[FullHit]]: ...
+    def count(self, where: Optional[_Filter] = None) -> int: ...
+    def scroll(
+        self,
+        where: Optional[_Filter] = None,
+        *,
+        limit: SupportsIndex = 100,
+        after: Optional[SupportsIndex] = None,
+        include: Optional[_Include] = None,
+    ) -> list[Row]: ...
+    def delete_where(self, where: _Filter) -> int: ...
     def get(self, id: Optional[SupportsIndex] = None, *, vid: Optional[SupportsIndex] = None) -> Optional[dict[str, Any]]: ...
     def upsert(
         self,

@@ -4,4 +4,4 @@ mod read;
 mod write;
 
 pub(crate) use read::Reader;
-pub(crate) use write::{metadata_of, text_of};
+pub(crate) use write::{filter_text, metadata_of, text_of};

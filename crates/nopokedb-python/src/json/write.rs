@@ -29,6 +29,15 @@ pub(crate) fn metadata_of(object: &Bound<'_, PyAny>, row: Option<usize>) -> PyRe
     Ok(Metadata::from_trusted(text.into_boxed_str()))
 }
 
+/// The JSON text of a dict that is a filter, or what is wrong with it.
+pub(crate) fn filter_text(dict: &Bound<'_, PyDict>) -> Result<String, (String, Option<PyErr>)> {
+    let mut writer = Writer { out: Vec::with_capacity(128), unusual_keys: false };
+    match writer.dict(dict, 1) {
+        Ok(()) => String::from_utf8(writer.out).map_err(|e| (format!("filter is not text: {e}"), None)),
+        Err(fault) => Err((fault.sentence("filter"), fault.cause)),
+    }
+}
+
 /// The text of a Python str.
 pub(crate) fn text_of(string: &Bound<'_, PyString>) -> PyResult<String> {
     let bytes = string.encode_utf8()?;
@@ -63,9 +72,9 @@ impl Fault {
         self
     }
 
-    fn into_error(self, py: Python<'_>, row: Option<usize>) -> PyErr {
-        let mut message = row.map_or_else(String::new, |row| format!("row {row}: "));
-        message.push_str("metadata ");
+    /// What is wrong, and where in `subject`.
+    fn sentence(&self, subject: &str) -> String {
+        let mut message = format!("{subject} ");
         if !self.path.is_empty() {
             message.push_str("key \"");
             for (i, step) in self.path.iter().rev().enumerate() {
@@ -78,7 +87,12 @@ impl Fault {
             message.push_str("\" ");
         }
         message.push_str(&self.what);
-        let error = bad_metadata(py, message);
+        message
+    }
+
+    fn into_error(self, py: Python<'_>, row: Option<usize>) -> PyErr {
+        let row = row.map_or_else(String::new, |row| format!("row {row}: "));
+        let error = bad_metadata(py, row + &self.sentence("metadata"));
         match self.cause {
             Some(cause) => caused_by(py, error, cause),
             None => error,

@@ -1,0 +1,94 @@
+//! What a query asks for: filters, limits, what hits carry.
+
+use nopokedb::{Error, ErrorKind, Filter, Include, Query, Subject};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use crate::errors::{caused_by, invalid, raise, type_name};
+use crate::{json, rows};
+
+/// The arguments of `query` and `query_many`; `None` is the default.
+pub(crate) struct Asked<'a, 'py> {
+    pub(crate) k: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) ef: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) filter: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) min_score: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) max_distance: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) offset: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) include: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) exact: bool,
+}
+
+impl Asked<'_, '_> {
+    /// The query, with the beam width `ef` if none is given.
+    pub(crate) fn query(&self, ef: usize) -> PyResult<Query> {
+        let usual = Query::default();
+        Ok(Query {
+            k: self.k.map_or(Ok(usual.k), |k| rows::count("k", 1, k))?,
+            ef: Some(self.ef.map_or(Ok(ef), |ef| rows::count("ef", 1, ef))?),
+            filter: self.filter.map(filter).transpose()?,
+            min_score: self.min_score.map(|limit| number("min_score", limit)).transpose()?,
+            max_distance: self.max_distance.map(|limit| number("max_distance", limit)).transpose()?,
+            offset: self.offset.map_or(Ok(0), |offset| rows::count("offset", 0, offset))?,
+            include: include(self.include)?,
+            exact: self.exact,
+        })
+    }
+}
+
+/// A filter: a dict or a string.
+pub(crate) fn filter(value: &Bound<'_, PyAny>) -> PyResult<Filter> {
+    let py = value.py();
+    if let Ok(dict) = value.cast::<PyDict>() {
+        let text = json::filter_text(dict).map_err(|(message, cause)| match cause {
+            Some(cause) => caused_by(py, refused(py, message), cause),
+            None => refused(py, message),
+        })?;
+        let value = serde_json::from_str(&text).map_err(|e| refused(py, format!("filter is not JSON: {e}")))?;
+        return Filter::from_json(&value).map_err(|error| raise(py, error));
+    }
+    let Ok(text) = value.cast::<PyString>() else {
+        return Err(refused(py, format!("a filter must be a dict or a str, got {}", type_name(value))));
+    };
+    let text = json::text_of(text).map_err(|cause| {
+        caused_by(py, refused(py, "the filter holds half of a surrogate pair, which is no character"), cause)
+    })?;
+    Filter::parse_str(&text).map_err(|error| raise(py, error))
+}
+
+/// What hits carry besides id, score and distance: names in any iterable; metadata if nothing is said.
+pub(crate) fn include(value: Option<&Bound<'_, PyAny>>) -> PyResult<Include> {
+    let Some(value) = value else { return Ok(Include::default()) };
+    let py = value.py();
+    let refused = |found: &str| {
+        let names = "\"metadata\", \"document\" and \"vector\"";
+        invalid(py, format!("include must be a list of some of {names}, got {found}"))
+    };
+    let items = value.try_iter().ok().filter(|_| !value.is_instance_of::<PyString>());
+    let items = items.ok_or_else(|| refused(&value.repr().map_or_else(|_| "?".into(), |r| r.to_string())))?;
+    let mut include = Include { metadata: false, document: false, vector: false };
+    for item in items {
+        let item = item?;
+        match item.extract::<String>().as_deref() {
+            Ok("metadata") => include.metadata = true,
+            Ok("document") => include.document = true,
+            Ok("vector") => include.vector = true,
+            _ => return Err(refused(&item.repr()?.to_string_lossy())),
+        }
+    }
+    Ok(include)
+}
+
+/// A limit. Rounded to what scores and distances are, which are f32.
+fn number(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f32> {
+    let py = value.py();
+    let number = value.extract::<f64>();
+    #[allow(clippy::cast_possible_truncation)] // beyond f32 is infinite, which no distance passes
+    number.map(|number| number as f32).map_err(|cause| {
+        caused_by(py, invalid(py, format!("{name} must be a number, got {}", type_name(value))), cause)
+    })
+}
+
+fn refused(py: Python<'_>, message: impl Into<String>) -> PyErr {
+    raise(py, Error::new(ErrorKind::Invalid(Subject::Filter), message))
+}
