@@ -268,7 +268,7 @@ impl Collection {
         self.check()?;
         self.check_vectors(vector, Some(1))?;
         query.validate()?;
-        self.search(vector, query)
+        Ok(self.search(vector, query)?.pop().unwrap_or_default())
     }
 
     /// [`Collection::query`] for many vectors, row-major.
@@ -276,15 +276,16 @@ impl Collection {
         self.check()?;
         self.check_vectors(vectors, None)?;
         query.validate()?;
-        vectors.chunks_exact(self.dim()).map(|vector| self.search(vector, query)).collect()
+        self.search(vectors, query)
     }
 
-    fn search(&self, vector: &[f32], query: &Query) -> Result<Vec<Hit>> {
+    /// The hits of each of `vectors`, all in one snapshot.
+    fn search(&self, vectors: &[f32], query: &Query) -> Result<Vec<Vec<Hit>>> {
         loop {
             let generation = self.core.generation();
             let (index, filters) = (&generation.index, &generation.filters);
             let scope = Scope { index, view: generation.view(), filters, metric: self.metric(), ef: self.ef() };
-            if let Some(hits) = execute::run(&scope, vector, query)? {
+            if let Some(hits) = execute::run(&scope, vectors, query)? {
                 return Ok(hits);
             }
         }

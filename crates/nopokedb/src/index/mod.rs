@@ -330,6 +330,9 @@ impl Index {
         scratches: &mut Vec<Scratch>,
     ) -> Result<Vec<Vec<(f32, Slot)>>> {
         let dim = self.params.dim;
+        if let (true, [scratch, ..]) = (vectors.len() == dim, &mut scratches[..]) {
+            return Ok(vec![self.search(vectors, k, ef, view, scratch)?]);
+        }
         let tile = match self.costs.choose(view.len(), self.graph.len().min(view.len()), k, ef) {
             Plan::Flat => TILE,
             Plan::Graph => 1,
@@ -339,7 +342,7 @@ impl Index {
             scratches.resize_with(tile, Scratch::new);
         }
         for vectors in vectors.chunks(tile * dim) {
-            if tile == 1 {
+            if vectors.len() == dim {
                 answers.push(self.search(vectors, k, ef, view, &mut scratches[0])?);
                 continue;
             }

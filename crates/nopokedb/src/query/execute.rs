@@ -21,7 +21,7 @@ const GATHER_PART: usize = 150;
 
 thread_local! {
     /// Working memory of this thread's searches: grows to the largest query and is then reused.
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::new());
+    static SCRATCHES: RefCell<Vec<Scratch>> = RefCell::new(vec![Scratch::new()]);
 }
 
 /// Where a query is answered.
@@ -35,30 +35,50 @@ pub(crate) struct Scope<'a> {
     pub(crate) ef: usize,
 }
 
-/// The hits of `vector` in `scope`, best first. `Ok(None)` if compaction took a row away that only this (old) view could
-/// still see: the caller tries again with a fresh one.
-pub(crate) fn run(scope: &Scope<'_>, vector: &[f32], query: &Query) -> Result<Option<Vec<Hit>>> {
+/// The hits of each of `vectors` (row-major) in `scope`, best first. `Ok(None)` if compaction took a row away that only this
+/// (old) view could still see: the caller tries again with a fresh one.
+pub(crate) fn run(scope: &Scope<'_>, vectors: &[f32], query: &Query) -> Result<Option<Vec<Vec<Hit>>>> {
     let live = scope.view.snapshot.live as usize;
     if live == 0 {
         return Err(Error::new(ErrorKind::Empty, "the database is empty; add vectors before querying"));
     }
     let k = query.k.saturating_add(query.offset).min(live);
-    let nearest = SCRATCH.with_borrow_mut(|scratch| scope.nearest(vector, k, query, scratch))?;
-    let wanted = |&(distance, _): &(f32, Slot)| {
-        query.max_distance.is_none_or(|most| distance <= most)
-            && query.min_score.is_none_or(|least| scope.metric.score(distance) >= least)
-    };
-    let mut hits = Vec::with_capacity(nearest.len().saturating_sub(query.offset));
-    for (distance, slot) in nearest.into_iter().take_while(wanted).skip(query.offset) {
-        match scope.view.with_row(slot, |row| Ok(scope.hit(&row, distance, query)))? {
-            Some(hit) => hits.push(hit),
-            None => return Ok(None),
-        }
-    }
-    Ok(Some(hits))
+    let nearest = SCRATCHES.with_borrow_mut(|scratches| scope.nearest_of_all(vectors, k, query, scratches))?;
+    nearest.into_iter().map(|nearest| scope.hits(nearest, query)).collect()
 }
 
 impl Scope<'_> {
+    /// What is nearest to each of `vectors`. Without a filter they share the work.
+    fn nearest_of_all(
+        &self,
+        vectors: &[f32],
+        k: usize,
+        query: &Query,
+        scratches: &mut Vec<Scratch>,
+    ) -> Result<Vec<Vec<(f32, Slot)>>> {
+        if query.filter.is_none() && !query.exact {
+            return self.index.search_many(vectors, k, query.ef.unwrap_or(self.ef), &self.view, scratches);
+        }
+        let vectors = vectors.chunks_exact(self.index.params().dim);
+        vectors.map(|vector| self.nearest(vector, k, query, &mut scratches[0])).collect()
+    }
+
+    /// The rows of `nearest` that the query asks for, or `None` if one is gone.
+    fn hits(&self, nearest: Vec<(f32, Slot)>, query: &Query) -> Result<Option<Vec<Hit>>> {
+        let wanted = |&(distance, _): &(f32, Slot)| {
+            query.max_distance.is_none_or(|most| distance <= most)
+                && query.min_score.is_none_or(|least| self.metric.score(distance) >= least)
+        };
+        let mut hits = Vec::with_capacity(nearest.len().saturating_sub(query.offset));
+        for (distance, slot) in nearest.into_iter().take_while(wanted).skip(query.offset) {
+            match self.view.with_row(slot, |row| Ok(self.hit(&row, distance, query)))? {
+                Some(hit) => hits.push(hit),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(hits))
+    }
+
     fn nearest(&self, vector: &[f32], k: usize, query: &Query, scratch: &mut Scratch) -> Result<Vec<(f32, Slot)>> {
         let Scope { index, view, .. } = self;
         let ef = query.ef.unwrap_or(self.ef);
