@@ -4,6 +4,7 @@
 //!
 //! `cargo test` runs a quick slice; `make crash` sets NOPOKEDB_CRASH=long, tries all subsets of up to ten unsynced parts,
 //! loses power again at each point of each recovery, and adds up the lines "crash-states:".
+#![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::needless_pass_by_value)] // closures and arguments of tests are used once
 
 #[path = "../support/mod.rs"]
