@@ -10,7 +10,7 @@ use crate::commit::reserve::Reservation;
 use crate::database::Handle;
 use crate::engine::CollectionCore;
 use crate::error::{Error, ErrorKind, Result, Subject};
-use crate::log::frame::{Batch, FrameBuilder, NewRowRef, RowKind, RowView};
+use crate::log::{Batch, FrameBuilder, NewRowRef, RowKind, RowView};
 use crate::metadata::Metadata;
 use crate::options::MAX_DIM;
 use crate::query::execute::{self, Scope};

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use crate::engine::{CollectionCore, Engine};
 use crate::error::Result;
 use crate::generation::Generation;
-use crate::log::compact::{Compacted, Move, compact};
+use crate::log::{Compacted, Move, compact};
 use crate::log::{Log, RowKind, Segment, write_footer};
 use crate::types::{CollectionId, Lsn, RecordId, SegmentNo, Slot};
 use crate::vectors::rows::{GONE, Loc, SegmentTable};

@@ -15,8 +15,8 @@ use arc_swap::ArcSwap;
 
 use crate::error::{Error, Result};
 use crate::index::{Image, Index, IndexParams};
-use crate::log::frame::{FrameView, RowKind};
-use crate::log::segment::Segment;
+use crate::log::Segment;
+use crate::log::{FrameView, RowKind};
 use crate::query::matches::FilterCache;
 use crate::types::{Lsn, RecordId, Slot};
 use crate::vectors::ids::IdMap;

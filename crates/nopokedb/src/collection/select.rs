@@ -9,7 +9,7 @@ use super::{Collection, Record, record};
 use crate::error::Result;
 use crate::filter::Filter;
 use crate::generation::Generation;
-use crate::log::frame::{NewRowRef, RowKind};
+use crate::log::{NewRowRef, RowKind};
 use crate::options::in_range;
 use crate::types::{RecordId, Slot};
 use crate::vectors::Visibility;

@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::log::frame::{FrameMeta, RowKind, RowView};
-use crate::log::segment::Segment;
-use crate::log::writer::Placed;
+use crate::log::Placed;
+use crate::log::Segment;
+use crate::log::{FrameMeta, RowKind, RowView};
 use crate::meta::{AppliedBatch, MetaRow, Replay, RowKind as MetaKind};
 use crate::types::{CollectionId, Lsn};
 use crate::vectors::rows::{SegmentTable, SharedSegments};

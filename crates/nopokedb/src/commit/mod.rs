@@ -20,8 +20,8 @@ use std::sync::Arc;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::generation::Generation;
-use crate::log::frame::Batch;
-use crate::log::writer::{Log, Placed};
+use crate::log::Batch;
+use crate::log::{Log, Placed};
 use crate::types::CollectionId;
 
 impl Engine {

@@ -233,6 +233,36 @@ pub(crate) struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// A frame without rows that follows the frame of chain value `prev_chain`, in a group that starts at `group_offset`.
+    /// All LSNs below `next_lsn` are durable.
+    pub(crate) fn without_rows(
+        kind: FrameKind,
+        next_lsn: Lsn,
+        prev_chain: Chain,
+        group_offset: u64,
+        unix_ms: i64,
+    ) -> FrameHeader {
+        let last_lsn = Lsn(next_lsn.0 - 1);
+        FrameHeader {
+            kind,
+            flags: FLAG_GROUP_END,
+            dim: 0,
+            lsn_first: next_lsn,
+            lsn_last: last_lsn,
+            rows: 0,
+            collection: CollectionId(0),
+            payload_len: 0,
+            durable_lsn: last_lsn,
+            unix_ms,
+            prev_chain,
+            payload_hash: hash128(&[]),
+            arena_len: 0,
+            vectors: 0,
+            next_segment: 0,
+            group_page: group_page(group_offset),
+        }
+    }
+
     /// Whether the batch goes on in the next frame.
     pub(crate) fn more(&self) -> bool {
         self.flags & FLAG_MORE != 0
@@ -242,11 +272,6 @@ impl FrameHeader {
     pub(crate) fn end(&self, offset: u64) -> u64 {
         let end = offset + FRAME_HEADER_LEN + self.payload_len;
         if self.flags & FLAG_GROUP_END != 0 { align_up(end, PAGE) } else { end }
-    }
-
-    /// Bytes of the row table and the arena, padded: where the vectors start in the payload.
-    pub(crate) fn vectors_at(&self) -> u64 {
-        vectors_at(self.rows, self.arena_len)
     }
 
     /// The bytes on disk; see docs/FORMAT.md.
@@ -325,6 +350,11 @@ impl FrameHeader {
         }
         Ok(())
     }
+}
+
+/// The page at which a group that starts at `offset` starts.
+fn group_page(offset: u64) -> u32 {
+    u32::try_from(offset / PAGE).expect("a segment is shorter than 2^44 bytes: its offsets have 40 bits")
 }
 
 /// CRC32C of a frame header without its magic and checksum, salted.

@@ -4,39 +4,48 @@
 //! | file | what |
 //! |---|---|
 //! | [`format`] | bytes of segment and frame headers |
-//! | [`frame`] | rows in a frame: encoding a batch, reading it in place |
+//! | [`encode`], [`frame`] | rows in a frame: encoding a batch, reading it in place |
 //! | [`directory`], [`footer`] | which frames a segment holds, in memory and at the end of a sealed file |
 //! | [`segment`] | a segment as readers see it |
-//! | [`writer`] | [`Log`]: append, roll, watermark, clean close |
+//! | [`writer`], [`group`], [`roll`] | [`Log`]: append, watermark, clean close, the next segment |
 //! | [`manifest`], [`publish`] | which segments make up the log, and how that changes |
-//! | [`compact`] | the live rows of several segments into one |
-//! | [`scan`], [`recover`] | opening: what counts, what a crash left behind, what is damage |
+//! | [`pick`], [`compact`] | the live rows of several segments into one |
+//! | [`inspect`], [`scan`], [`survey`], [`recover`] | opening: what counts, what is damage, what a crash left behind |
 //! | [`files`] | names; making and replacing a file |
 
 #[cfg(feature = "testing")]
 pub(crate) mod bench;
 pub(crate) mod compact;
 pub(crate) mod directory;
+pub(crate) mod encode;
 pub(crate) mod files;
 pub(crate) mod footer;
 pub(crate) mod format;
 pub(crate) mod frame;
+pub(crate) mod group;
+pub(crate) mod inspect;
 pub(crate) mod manifest;
+pub(crate) mod pick;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod probe;
 pub(crate) mod publish;
 pub(crate) mod recover;
+pub(crate) mod roll;
 pub(crate) mod scan;
 pub(crate) mod segment;
+pub(crate) mod survey;
 pub(crate) mod writer;
 
-pub(crate) use compact::{Compacted, Compaction, Move, compact};
+pub(crate) use compact::{Compacted, Move, compact};
+pub(crate) use encode::{Batch, FrameBuilder};
 pub(crate) use format::SegmentKind;
-pub(crate) use frame::{Batch, FrameBuilder, FrameView, NewRowRef, RowKind, RowView};
+pub(crate) use frame::{FrameMeta, FrameView, NewRowRef, RowKind, RowView};
+pub(crate) use inspect::{DirState, inspect};
+
 pub(crate) use manifest::CollectionEntry;
 pub(crate) use publish::write_footer;
-pub(crate) use recover::{DirState, DroppedTail, Recovered, Survey, inspect, open_read_only};
 pub(crate) use segment::Segment;
+pub(crate) use survey::Survey;
 pub(crate) use writer::{Log, LogOptions, Placed};
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::manifest::{self, CollectionEntry, Manifest, SegmentEntry};
 use super::scan::scan;
 use super::segment::{FooterRef, Segment};
 use super::writer::Log;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{IoContext, Result};
 use crate::io::vfs::VfsFile;
 use crate::types::SegmentNo;
 

@@ -190,6 +190,7 @@ impl Segment {
     }
 
     /// Bytes that only keep commits out of each other's sectors; a compaction gives them back.
+    #[allow(dead_code)] // for the tests and the statistics
     pub(crate) fn padding(&self) -> u64 {
         (self.end() - SEGMENT_HEADER_LEN).saturating_sub(self.payload_bytes())
     }

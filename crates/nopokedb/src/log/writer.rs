@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! 1. `append` returns only after the frames were synced, and publishes them only then: every LSN up to
-//!    [`Log::durable_lsn`] is on the disk.
+//!    [`Log::last_lsn`] is on the disk.
 //! 2. A group of batches is one write and one sync, and starts and ends on a 4 KiB boundary: no sector ever holds bytes
 //!    of two groups, so a torn write cannot touch what was acknowledged.
 //! 3. A group starts only after the one before it was synced; a segment gets its first frame only after the SEAL of the
@@ -20,12 +20,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::files::{MAX_SEGMENT_NO, create_segment, log_dir, segment_path};
+use super::encode::Batch;
+use super::files::{create_segment, log_dir, segment_path};
 use super::format::{
-    Chain, DbUuid, FLAG_GROUP_END, FLAG_MORE, FRAME_HEADER_LEN, FRAME_HEADER_SIZE, FrameHeader, FrameKind, PAGE,
-    SEGMENT_HEADER_LEN, Salt, SegmentHeader, SegmentKind, align_up, hash128,
+    Chain, DbUuid, FrameKind, PAGE, SEGMENT_HEADER_LEN, Salt, SegmentHeader, SegmentKind, align_up, hash128,
 };
-use super::frame::{Batch, EncodedFrame, FrameMeta, FrameView};
+use super::frame::FrameView;
+use super::group::{Group, Start};
 use super::manifest::CollectionEntry;
 use super::segment::Segment;
 use crate::error::{Error, ErrorKind, IoContext, Result};
@@ -38,7 +39,6 @@ use crate::types::{CollectionId, Lsn, SegmentNo};
 const SMALL_GROUP: u64 = 256 << 10;
 /// How far ahead is zeroed at once: as much as the file is long, within these bounds.
 const ZERO_AHEAD: (u64, u64) = (64 << 10, 1 << 20);
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// What a log needs to know. Clock and randomness come in here, so that a test can repeat them.
 #[derive(Clone, Debug)]
@@ -80,6 +80,7 @@ pub(super) struct Tail {
 }
 
 /// Where a batch came to lie.
+#[allow(dead_code)] // a caller that wants only the frames leaves the LSNs alone
 #[derive(Clone, Debug)]
 pub(crate) struct Placed {
     pub(crate) segment: Arc<Segment>,
@@ -98,24 +99,9 @@ impl Placed {
     }
 }
 
-/// A frame ready to be written.
-struct Stamped<'a> {
-    header: [u8; FRAME_HEADER_SIZE],
-    payload: [&'a [u8]; 3],
-    meta: FrameMeta,
-}
-
-/// Frames that are written and synced together, and the tail after them.
-struct Group<'a> {
-    frames: Vec<Stamped<'a>>,
-    len: u64,
-    chain: Chain,
-    next_lsn: Lsn,
-}
-
 /// What the file is to hold behind a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Behind {
+pub(super) enum Behind {
     /// Zeros, if that spares later syncs work.
     Zeros,
     /// Nothing: the segment is full.
@@ -155,7 +141,7 @@ impl Log {
         collections: &[CollectionEntry],
     ) -> Result<Log> {
         create_dir_durable(&*vfs, dir)?;
-        super::recover::remove_unfinished_creation(&*vfs, dir)?;
+        super::inspect::remove_unfinished_creation(&*vfs, dir)?;
         create_dir_durable(&*vfs, &log_dir(dir))?;
         let db_uuid = random16(&options, 0);
         let header = SegmentHeader {
@@ -204,11 +190,11 @@ impl Log {
             self.roll(len)?;
         }
         let first_frame = self.active.frame_count();
-        let stamped = self.stamp(group);
-        self.write(&stamped, Behind::Zeros)?;
+        let written = Group::of_batches(self.start(), group);
+        self.write(&written, Behind::Zeros)?;
         let mut lsn = self.tail.next_lsn;
         let mut frame = first_frame;
-        self.accept(&stamped, FrameKind::Rows);
+        self.accept(&written, FrameKind::Rows);
         let placed = group.iter().map(|batch| {
             let (first_lsn, frames) = (lsn, frame..frame + batch.frames.len());
             (lsn, frame) = (lsn.plus(batch.rows()), frames.end);
@@ -238,14 +224,9 @@ impl Log {
         self.append_control(FrameKind::CleanClose)
     }
 
-    /// The last LSN given out.
+    /// The last LSN given out. All up to it are on the disk: what is not durable gets no LSN.
     pub(crate) fn last_lsn(&self) -> Lsn {
         Lsn(self.tail.next_lsn.0 - 1)
-    }
-
-    /// The highest LSN known to be on the disk. It equals [`Log::last_lsn`]: what is not durable gets no LSN.
-    pub(crate) fn durable_lsn(&self) -> Lsn {
-        self.last_lsn()
     }
 
     /// All segments in LSN order, the active one last.
@@ -269,83 +250,19 @@ impl Log {
         self.poison.as_deref().or(failed)
     }
 
-    /// Gives `group` its LSNs, links and durable mark, at the tail.
-    fn stamp<'a>(&self, group: &'a [Batch]) -> Group<'a> {
-        let mut out = self.empty_group();
-        let last = group.iter().rposition(|b| !b.frames.is_empty());
-        for (b, batch) in group.iter().enumerate() {
-            for (f, frame) in batch.frames.iter().enumerate() {
-                let more = f + 1 < batch.frames.len();
-                let flags = match (more, Some(b) == last) {
-                    (true, _) => FLAG_MORE,
-                    (false, true) => FLAG_GROUP_END,
-                    (false, false) => 0,
-                };
-                let header = self.header(FrameKind::Rows, flags, &out);
-                let header = FrameHeader {
-                    dim: batch.dim,
-                    lsn_last: out.next_lsn.plus(u64::from(frame.lsn_span)),
-                    rows: frame.rows,
-                    collection: batch.collection,
-                    payload_len: frame.payload_len,
-                    payload_hash: frame.payload_hash,
-                    arena_len: frame.arena_len,
-                    vectors: frame.vectors,
-                    ..header
-                };
-                self.push(&mut out, header, frame.payload());
-            }
-        }
-        out.len = align_up(out.len, PAGE);
-        out
-    }
-
-    fn empty_group<'a>(&self) -> Group<'a> {
-        Group { frames: Vec::new(), len: 0, chain: self.tail.chain, next_lsn: self.tail.next_lsn }
-    }
-
-    /// The header of a frame without rows that continues `group`.
-    fn header(&self, kind: FrameKind, flags: u8, group: &Group<'_>) -> FrameHeader {
-        FrameHeader {
-            kind,
-            flags,
-            dim: 0,
-            lsn_first: group.next_lsn,
-            lsn_last: Lsn(group.next_lsn.0 - 1),
-            rows: 0,
-            collection: CollectionId(0),
-            payload_len: 0,
-            durable_lsn: self.last_lsn(),
+    /// Where and as what the next group begins.
+    pub(super) fn start(&self) -> Start {
+        Start {
+            offset: self.tail.end,
+            chain: self.tail.chain,
+            next_lsn: self.tail.next_lsn,
+            salt: self.active.header().salt,
             unix_ms: (self.options.now_ms)(),
-            prev_chain: group.chain,
-            payload_hash: hash128(&[]),
-            arena_len: 0,
-            vectors: 0,
-            next_segment: 0,
-            group_page: group_page(self.tail.end),
         }
-    }
-
-    fn push<'a>(&self, group: &mut Group<'a>, header: FrameHeader, payload: [&'a [u8]; 3]) {
-        let meta = FrameMeta::new(self.tail.end + group.len, &header);
-        let bytes = header.encode(&self.active.header().salt);
-        group.chain = hash128(&bytes);
-        group.next_lsn = header.lsn_last.plus(1);
-        group.len += FRAME_HEADER_LEN + header.payload_len;
-        group.frames.push(Stamped { header: bytes, payload, meta });
-    }
-
-    /// A group of one frame without rows.
-    fn control(&self, kind: FrameKind, successor: u32) -> Group<'static> {
-        let mut group = self.empty_group();
-        let header = FrameHeader { next_segment: successor, ..self.header(kind, FLAG_GROUP_END, &group) };
-        self.push(&mut group, header, [&[]; 3]);
-        group.len = PAGE;
-        group
     }
 
     fn append_control(&mut self, kind: FrameKind) -> Result<()> {
-        let group = self.control(kind, 0);
+        let group = Group::without_rows(self.start(), kind, 0);
         let behind = if kind == FrameKind::CleanClose { Behind::NothingOnceSynced } else { Behind::Zeros };
         self.write(&group, behind)?;
         self.accept(&group, kind);
@@ -353,11 +270,11 @@ impl Log {
     }
 
     /// The group is durable: readers may see it, and the tail moves behind it.
-    fn accept(&mut self, group: &Group<'_>, kind: FrameKind) {
-        if group.frames.is_empty() {
+    pub(super) fn accept(&mut self, group: &Group<'_>, kind: FrameKind) {
+        if group.is_empty() {
             return;
         }
-        group.frames.iter().for_each(|f| self.active.publish(f.meta));
+        group.frames().for_each(|f| self.active.publish(f));
         self.tail.end += group.len;
         self.tail.zeroed = self.tail.zeroed.max(self.tail.end);
         (self.tail.chain, self.tail.next_lsn) = (group.chain, group.next_lsn);
@@ -368,14 +285,14 @@ impl Log {
     }
 
     /// Invariant 2: one write and one sync.
-    fn write(&mut self, group: &Group<'_>, behind: Behind) -> Result<()> {
-        if group.frames.is_empty() {
+    pub(super) fn write(&mut self, group: &Group<'_>, behind: Behind) -> Result<()> {
+        if group.is_empty() {
             return Ok(());
         }
         let file = Arc::clone(self.active.file());
         let (at, end) = (self.tail.end, self.tail.end + group.len);
         let mut ahead = self.zeros_wanted(end, group.len, behind);
-        let mut written = file.write_all_at(&pieces(group, ahead), at);
+        let mut written = file.write_all_at(&group.pieces(ahead), at);
         if let Err(e) = &written
             && (ahead > 0 && behind == Behind::Zeros)
             && matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -383,7 +300,7 @@ impl Log {
             // There may be room for the group without the zeros.
             self.cut_back(at)?;
             ahead = 0;
-            written = file.write_all_at(&pieces(group, ahead), at);
+            written = file.write_all_at(&group.pieces(ahead), at);
         }
         if behind == Behind::Nothing {
             written = written.and_then(|()| file.set_len(end));
@@ -425,67 +342,6 @@ impl Log {
         Ok(())
     }
 
-    /// Seals the active segment and starts another with room for a group of `need` bytes. The successor is made and synced
-    /// first: if the disk is full, nothing has changed.
-    fn roll(&mut self, need: u64) -> Result<()> {
-        let no = self.allocate_segment()?;
-        let seal = self.control(FrameKind::Seal, no.0);
-        let capacity = align_up(self.options.segment_bytes.max(SEGMENT_HEADER_LEN + need + PAGE), PAGE);
-        let header = SegmentHeader {
-            kind: SegmentKind::Raw,
-            no,
-            db_uuid: self.db_uuid,
-            first_lsn: self.tail.next_lsn,
-            salt: random16(&self.options, u64::from(no.0)),
-            prev_chain: seal.chain,
-            created_ms: (self.options.now_ms)(),
-            capacity,
-        };
-        let path = segment_path(&self.dir, no);
-        let file = create_segment(&*self.vfs, &path, &header)?;
-        if let Err(e) = self.vfs.sync_dir(&log_dir(&self.dir)) {
-            return Err(self.poison_by("sync the directory of", &e));
-        }
-        let ready = file
-            .map(capacity)
-            .context("map", &path)
-            .and_then(|region| self.write(&seal, Behind::Nothing).map(|()| region));
-        let region = match ready {
-            Ok(region) => region,
-            Err(e) => {
-                // If the SEAL may be there in spite of the error, so must be the segment that it names. Otherwise it was
-                // never used, and if it cannot be removed, the next opening does so.
-                if self.poison.is_none() {
-                    let _ = self.vfs.remove_file(&path);
-                }
-                return Err(e);
-            }
-        };
-        self.accept(&seal, FrameKind::Seal);
-        let next = Arc::new(Segment::new(path, file, region, header, &[], SEGMENT_HEADER_LEN));
-        self.sealed.push(std::mem::replace(&mut self.active, next));
-        self.capacity = capacity;
-        (self.tail.end, self.tail.zeroed) = (SEGMENT_HEADER_LEN, SEGMENT_HEADER_LEN);
-        Ok(())
-    }
-
-    /// Seals the active segment now if it has rows, so that a compaction can reach them.
-    pub(crate) fn seal_active(&mut self) -> Result<()> {
-        self.check_alive()?;
-        if self.active.rows() > 0 { self.roll(0) } else { Ok(()) }
-    }
-
-    /// A segment number that was never used.
-    pub(crate) fn allocate_segment(&mut self) -> Result<SegmentNo> {
-        if self.next_segment > MAX_SEGMENT_NO {
-            let words =
-                format!("the log has used all its {MAX_SEGMENT_NO} segment numbers; copy the rows to a new database");
-            return Err(Error::new(ErrorKind::Full, words));
-        }
-        self.next_segment += 1;
-        Ok(SegmentNo(self.next_segment - 1))
-    }
-
     pub(super) fn check_alive(&self) -> Result<()> {
         match self.poisoned() {
             None => Ok(()),
@@ -497,7 +353,7 @@ impl Log {
     }
 
     /// Invariant 4.
-    fn poison_by(&mut self, action: &str, e: &io::Error) -> Error {
+    pub(super) fn poison_by(&mut self, action: &str, e: &io::Error) -> Error {
         self.poison(format!("could not {action} {}: {e}", self.active.path().display()))
     }
 
@@ -509,29 +365,6 @@ impl Log {
         self.poison = Some(why);
         Error::new(ErrorKind::Io, message)
     }
-}
-
-/// The page at which a group that starts at `offset` starts.
-pub(super) fn group_page(offset: u64) -> u32 {
-    u32::try_from(offset / PAGE).expect("a segment is shorter than 2^44 bytes: its offsets have 40 bits")
-}
-
-/// The slices of a group, its padding, and `ahead` zeros.
-fn pieces<'a>(group: &'a Group<'_>, ahead: u64) -> Vec<&'a [u8]> {
-    let mut out = Vec::with_capacity(group.frames.len() * 4 + 20);
-    let mut len = 0;
-    for frame in &group.frames {
-        out.push(&frame.header[..]);
-        out.extend(frame.payload.iter().filter(|p| !p.is_empty()));
-        len += FRAME_HEADER_LEN + frame.meta.payload_len;
-    }
-    let mut zeros = usize::try_from(group.len - len + ahead).expect("a group and the zeros behind it fit in memory");
-    while zeros > 0 {
-        let n = zeros.min(ZEROS.len());
-        out.push(&ZEROS[..n]);
-        zeros -= n;
-    }
-    out
 }
 
 /// Sixteen bytes that no other call with another `what` gives.

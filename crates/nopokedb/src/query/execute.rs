@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{Index, Scratch};
-use crate::log::frame::RowView;
+use crate::log::RowView;
 use crate::metadata::Metadata;
 use crate::query::matches::{FilterCache, Passing};
 use crate::query::request::{Hit, Query};

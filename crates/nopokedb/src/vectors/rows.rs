@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 
 use super::chunked::ChunkedU64;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::segment::Segment;
+use crate::log::Segment;
 use crate::types::{Lsn, RecordId, SegmentNo, Slot};
 
 /// A row's place: segment number in the upper 24 bits, byte offset of its vector in the lower 40.

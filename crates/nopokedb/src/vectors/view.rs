@@ -9,8 +9,8 @@
 //! Threading: readers load one pointer; they never lock and never wait for a writer.
 
 use crate::error::Result;
-use crate::log::frame::RowView;
-use crate::log::segment::Segment;
+use crate::log::RowView;
+use crate::log::Segment;
 use crate::types::{Lsn, Slot};
 use crate::vectors::rows::{Rows, SegmentTable, SharedSegments};
 use crate::vectors::{VectorSource, Visibility};

@@ -1,6 +1,11 @@
+use std::path::Path;
+
 use proptest::prelude::*;
 
+use super::super::format::FrameKind;
+use super::super::frame::{FrameMeta, FrameView, RowKind};
 use super::*;
+use crate::types::{Lsn, RecordId};
 
 /// A payload in one piece, aligned as in a segment.
 fn joined(frame: &EncodedFrame) -> Vec<f32> {

@@ -1,0 +1,76 @@
+//! What a directory is to us, told from names, kinds and lengths alone: nothing is opened, nothing is changed.
+
+use std::path::Path;
+
+use super::files::{log_dir, remove_if_there, segment_no_in};
+use super::format::SEGMENT_HEADER_LEN;
+use super::manifest;
+use crate::error::{Error, IoContext, Result};
+use crate::io::vfs::{EntryKind, Vfs};
+
+/// What a directory is to us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DirState {
+    /// Missing, empty, or a creation that a crash interrupted before it was of any use.
+    Empty,
+    /// A database of ours.
+    Ours,
+    /// A directory that holds other things; their names.
+    Foreign(Vec<String>),
+    /// A database of version 0.5.1, to be imported.
+    OldNoPokeDB,
+}
+
+/// Tells what `dir` is, from names alone.
+pub(crate) fn inspect(vfs: &dyn Vfs, dir: &Path) -> Result<DirState> {
+    match vfs.kind(dir).context("look at", dir)? {
+        None => return Ok(DirState::Empty),
+        Some(EntryKind::Dir) => {}
+        Some(_) => return Err(Error::path(dir, "is not a directory; choose another path")),
+    }
+    let entries = vfs.list(dir).context("list", dir)?;
+    if entries.iter().any(|e| manifest::number_in(&e.name).is_some()) {
+        return Ok(DirState::Ours);
+    }
+    if entries.iter().any(|e| ["hnsw_index.bin", "metadata.db", "oplog.jsonl"].contains(&&*e.name)) {
+        return Ok(DirState::OldNoPokeDB);
+    }
+    let ours = |name: &str| ["LOCK", "LOCK.info", "log"].contains(&name) || is_temporary_manifest(name);
+    let foreign: Vec<String> = entries.iter().filter(|e| !ours(&e.name)).map(|e| e.name.clone()).collect();
+    if !foreign.is_empty() {
+        return Ok(DirState::Foreign(foreign));
+    }
+    if !entries.iter().any(|e| e.name == "log") {
+        return Ok(DirState::Empty);
+    }
+    // Without a manifest, a log with data is a database whose manifests are lost; one without is an interrupted creation.
+    let dir = log_dir(dir);
+    let used = vfs.list(&dir).context("list", &dir)?.iter().any(|e| e.len > SEGMENT_HEADER_LEN);
+    Ok(if used { DirState::Ours } else { DirState::Empty })
+}
+
+pub(super) fn is_temporary_manifest(name: &str) -> bool {
+    name.strip_suffix(".tmp").is_some_and(|n| manifest::number_in(n).is_some())
+}
+
+/// Clears what a crash during a creation left, so that the creation can start afresh.
+pub(super) fn remove_unfinished_creation(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    if inspect(vfs, dir)? != DirState::Empty {
+        return Err(Error::path(dir, "is not empty; choose another path, or open the database that is there"));
+    }
+    for entry in vfs.list(dir).context("list", dir)? {
+        if is_temporary_manifest(&entry.name) {
+            remove_if_there(vfs, &dir.join(&entry.name))?;
+        }
+    }
+    let log = log_dir(dir);
+    if vfs.kind(&log).context("look at", &log)?.is_none() {
+        return Ok(());
+    }
+    for entry in vfs.list(&log).context("list", &log)? {
+        if segment_no_in(&entry.name).is_some() {
+            remove_if_there(vfs, &log.join(&entry.name))?;
+        }
+    }
+    Ok(())
+}
