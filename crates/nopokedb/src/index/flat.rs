@@ -59,6 +59,16 @@ impl Flat {
         flat
     }
 
+    /// The codes that an image kept.
+    pub(crate) fn with_codes(codes: Codes, seed: u64, source: Arc<dyn VectorSource>) -> Flat {
+        Flat { codes: ArcSwap::from_pointee(codes), source, seed, coarse_failures: AtomicU32::new(0) }
+    }
+
+    /// Whether vectors of `dim` dimensions have codes.
+    pub(crate) fn keeps_codes(dim: usize) -> bool {
+        dim > EXACT_DIM
+    }
+
     /// The rows' codes as they are now. They are replaced when the centre moves; what is held stays valid for views taken
     /// before it was loaded.
     pub(crate) fn codes(&self) -> Arc<Codes> {
@@ -67,7 +77,7 @@ impl Flat {
 
     /// Whether rows have codes.
     pub(crate) fn has_codes(&self) -> bool {
-        self.source.dim() > EXACT_DIM
+        Self::keeps_codes(self.source.dim())
     }
 
     /// Bytes held in memory.

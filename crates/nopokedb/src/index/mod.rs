@@ -42,7 +42,8 @@ use crate::vectors::{VectorSource, Visibility};
 use flat::Flat;
 use hnsw::check::{GraphReport, check};
 use hnsw::graph::{Graph, MAX_SLOTS};
-use hnsw::image::{self, Stamp};
+use hnsw::image::{self, Parts, Source, Stamp};
+use hnsw::image_read;
 use hnsw::insert::{Absorb, BuildParams, Builder};
 use hnsw::search::{Field, Walker};
 use near::{Near, Probe};
@@ -167,20 +168,24 @@ impl fmt::Debug for Index {
 impl Index {
     /// An empty index over `source`'s rows.
     pub(crate) fn new(params: IndexParams, source: Arc<dyn VectorSource>) -> Index {
-        Self::assemble(params, source, 0, Graph::new(2 * params.m), Stored::new())
+        let parts = Parts { graph: Graph::new(2 * params.m), stored: Stored::new(), codes: None };
+        Self::assemble(params, source, 0, parts)
     }
 
     /// An index that goes on from `image`: its slots are appended and its graph is built.
     pub(crate) fn with_image(params: IndexParams, source: Arc<dyn VectorSource>, image: Image) -> Index {
         #[allow(clippy::cast_possible_truncation)] // an image's slots were counted as u32
         let len = image.lsns.len() as u32;
-        let (graph, stored) = image.into_parts();
-        Self::assemble(params, source, len, graph, stored)
+        Self::assemble(params, source, len, image.parts)
     }
 
-    fn assemble(params: IndexParams, source: Arc<dyn VectorSource>, len: u32, graph: Graph, stored: Stored) -> Index {
+    fn assemble(params: IndexParams, source: Arc<dyn VectorSource>, len: u32, parts: Parts) -> Index {
         debug_assert_eq!(params.dim, source.dim());
-        let flat = Flat::new(params.metric, params.seed, source.clone(), len);
+        let Parts { graph, stored, codes } = parts;
+        let flat = match codes {
+            Some(codes) => Flat::with_codes(codes, params.seed, source.clone()),
+            None => Flat::new(params.metric, params.seed, source.clone(), len),
+        };
         Index {
             params,
             flat,
@@ -523,13 +528,15 @@ impl Index {
     pub(crate) fn write_image(&self, vfs: &dyn Vfs, path: &Path, stamp: ImageStamp, lsns: &[u64]) -> Result<()> {
         let _unchanging = self.builder.lock().unwrap_or_else(PoisonError::into_inner);
         debug_assert!(lsns.len() <= self.len() as usize);
-        image::write(vfs, path, &stamp.of(&self.params), lsns, &self.graph, self.space.stored())
+        let codes = self.codes();
+        let source = Source { lsns, graph: &self.graph, stored: self.space.stored(), codes: codes.as_deref() };
+        image::write(vfs, path, &stamp.of(&self.params), source)
     }
 
     /// Reads and checks the image at `path`, for [`Index::with_image`]. It must be of this database and collection, made
     /// with `params`, and not reflect anything after `stamp.lsn`. An error means: build from the log.
     pub(crate) fn read_image(vfs: &dyn Vfs, path: &Path, stamp: ImageStamp, params: &IndexParams) -> Result<Image> {
-        image::read(vfs, path, &stamp.of(params), Stored::new())
+        image_read::read(vfs, path, &stamp.of(params))
     }
 
     /// Makes the checksums and the stamp of an image right: for hostile files in tests.

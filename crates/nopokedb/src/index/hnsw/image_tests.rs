@@ -12,6 +12,8 @@ use crate::types::{CollectionId, Lsn, Metric, Slot};
 
 const STAMP: ImageStamp = ImageStamp { database: *b"0123456789abcdef", collection: CollectionId(3), lsn: Lsn(700) };
 
+const DIM: usize = 20;
+
 struct Fixture {
     dir: tempfile::TempDir,
     disk: Disk,
@@ -23,9 +25,11 @@ struct Fixture {
 impl Fixture {
     /// `n` rows, the last 50 of them still in the tail, some equal; written to "image".
     fn new(n: usize) -> Fixture {
-        let mut rows = Rows::gaussian(7, n, 1);
+        // Long enough for codes, and with a mean that codes are counted from.
+        let mut rows = Rows::gaussian(DIM, n, 1);
+        rows.data.iter_mut().for_each(|x| *x += 2.0);
         let copy = rows.row(5).to_vec();
-        (20..30).for_each(|i| rows.data[i * 7..(i + 1) * 7].copy_from_slice(&copy));
+        (20..30).for_each(|i| rows.data[i * DIM..(i + 1) * DIM].copy_from_slice(&copy));
         let index = index(&rows, Metric::Cosine);
         let upto = u32::try_from(n - 50).unwrap();
         index.absorb(upto, 1, &Holes::all(n), &std::sync::atomic::AtomicBool::new(false)).unwrap();
@@ -68,11 +72,14 @@ fn an_image_brings_back_the_same_index() {
     for q in 0..50 {
         let found = |i: &Index| i.search_graph(f.rows.row(q), 15, 30, &view, &mut Scratch::new()).unwrap();
         assert_eq!(found(&again), found(&f.index));
+        let scanned = |i: &Index| i.search_flat(f.rows.row(q), 15, &view, &mut Scratch::new()).unwrap();
+        assert_eq!(scanned(&again), scanned(&f.index));
     }
     absorb_all(&again, 1);
     absorb_all(&f.index, 1);
     assert!((0..600).all(|s| again.graph.links(s).eq(f.index.graph.links(s))), "building goes on the same way");
-    assert!(recall(&again, &f.rows, Metric::Cosine, &Rows::gaussian(7, 20, 2), 10, 100) > 0.97);
+    let queries = Rows { dim: DIM, data: f.rows.data[..20 * DIM].iter().map(|x| x * 0.9 + 0.1).collect() };
+    assert!(recall(&again, &f.rows, Metric::Cosine, &queries, 10, 100) > 0.97);
 }
 
 #[test]
@@ -122,7 +129,7 @@ fn an_image_of_something_else_is_refused() {
     let f = Fixture::new(150);
     let params = f.index.params();
     for other in [
-        IndexParams { dim: 8, ..*params },
+        IndexParams { dim: DIM + 1, ..*params },
         IndexParams { m: 17, ..*params },
         IndexParams { ef_construction: 99, ..*params },
         IndexParams { metric: Metric::Ip, ..*params },
@@ -144,7 +151,7 @@ fn an_image_of_something_else_is_refused() {
 /// A file whose checksums are right but whose links are not: only a bug could write it, and it must still not be walked.
 #[test]
 fn links_to_nowhere_are_refused_even_under_right_checksums() {
-    let f = Fixture::new(90);
+    let f = Fixture::new(300);
     let good = read_file(&f.disk, &f.path("image"), 1 << 30).unwrap();
     let offset_of = |section: usize| {
         let at = 128 + 24 * section + 16;
@@ -156,15 +163,19 @@ fn links_to_nowhere_are_refused_even_under_right_checksums() {
         reseal(&mut bytes);
         f.read_bytes(&bytes).is_ok()
     };
-    // The graph covers 40 slots, its lists hold 32 words, and the first row has links.
+    // The graph covers 250 slots, its lists hold 32 words, and the first row has links.
     let (links, twins, entries, stored) = (offset_of(1), offset_of(2), offset_of(3), offset_of(4));
-    assert!(with(links, 39) && with(twins + 4 * 7, 39) && with(entries, 5));
-    assert!(!with(links, 40), "a link past the graph");
+    let (centre, norm) = (offset_of(5), offset_of(6) + 32);
+    assert!(with(links, 249) && with(twins + 4 * 7, 249) && with(entries, 5));
+    assert!(!with(links, 250), "a link past the graph");
     assert!(!with(links, u32::MAX), "a hole in a list");
-    assert!(!with(twins + 4 * 7, 40), "a chain past the graph");
+    assert!(!with(twins + 4 * 7, 250), "a chain past the graph");
     assert!(!with(twins + 4 * 7, 7), "a chain that does not go up");
-    assert!(!with(entries, 40), "an entry point past the graph");
+    assert!(!with(entries, 250), "an entry point past the graph");
     assert!(!with(stored, f32::NAN.to_bits()), "a norm that is no number");
+    assert!(with(centre, 2f32.to_bits()) && with(norm, 2f32.to_bits()));
+    assert!(!with(centre, f32::INFINITY.to_bits()), "a centre that is nowhere");
+    assert!(!with(norm, (-1f32).to_bits()), "a code of negative length");
 }
 
 /// Makes every checksum after the header right again.
@@ -185,7 +196,7 @@ fn slots_appended_after_the_stamp_are_left_out() {
     let image = f.read("image", f.index.params()).unwrap();
     assert_eq!(image.lsns.len(), 170);
     let again = Index::with_image(*f.index.params(), Arc::new(f.rows.clone()), image);
-    again.append(Slot(170), &f.rows.data[170 * 7..]).unwrap();
+    again.append(Slot(170), &f.rows.data[170 * DIM..]).unwrap();
     absorb_all(&again, 1);
     assert!(again.check(&Holes::all(200)).is_sound());
 }
@@ -198,7 +209,7 @@ fn an_image_of_fewer_slots_than_the_graph_covers_has_no_link_to_the_others() {
         Index::with_image(*f.index.params(), Arc::new(f.rows.clone()), f.read("image", f.index.params()).unwrap());
     assert_eq!((again.len(), again.graph_len()), (25, 25));
     assert!(again.check(&Holes::all(25)).is_sound());
-    again.append(Slot(25), &f.rows.data[25 * 7..]).unwrap();
+    again.append(Slot(25), &f.rows.data[25 * DIM..]).unwrap();
     absorb_all(&again, 1);
     assert!(again.check(&Holes::all(400)).is_sound());
 }

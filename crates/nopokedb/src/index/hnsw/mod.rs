@@ -1,11 +1,13 @@
 //! The graph: storage ([`graph`]), choice of links ([`neighbors`]), adding rows ([`insert`]) and taking
 //! dead ones out ([`repair`]), walking ([`search`], [`beam`]), the checker
-//! ([`check`]) and the file it is kept in ([`image`]).
+//! ([`check`]) and the file it is kept in ([`image`],
+//! [`image_read`]).
 
 pub(crate) mod beam;
 pub(crate) mod check;
 pub(crate) mod graph;
 pub(crate) mod image;
+pub(crate) mod image_read;
 #[cfg(test)]
 mod image_tests;
 pub(crate) mod insert;
