@@ -8,6 +8,7 @@ use crate::errors::{caused_by, invalid, raise, type_name};
 use crate::{json, rows};
 
 /// The arguments of `query` and `query_many`; `None` is the default.
+#[derive(Default)]
 pub(crate) struct Asked<'a, 'py> {
     pub(crate) k: Option<&'a Bound<'py, PyAny>>,
     pub(crate) ef: Option<&'a Bound<'py, PyAny>>,

@@ -17,7 +17,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use crate::asked::{self, Asked};
 use crate::errors::{invalid, raise};
 use crate::json::{self, Reader};
-use crate::opened::{Given, Opened};
+use crate::opened::{Given, Named, Opened};
 use crate::{answers, rows, vectors};
 
 #[doc = include_str!("docs/NoPokeDB.txt")]
@@ -72,40 +72,7 @@ impl NoPokeDB {
         Ok(())
     }
 
-    /// Add one vector. When this returns, the row is on the disk and every search sees it.
-    ///
-    /// Parameters
-    /// ----------
-    /// vector : array_like of shape (dim,)
-    ///     Real numbers; stored as float32.
-    /// metadata : dict, optional
-    ///     Any JSON object; comes back exactly as given (tuples as lists).
-    /// id : int, optional
-    ///     The id to give it, 0 to 2**63 - 2. None takes the next automatic one.
-    /// document : str, optional
-    ///     The text that the vector stands for.
-    ///
-    /// Returns
-    /// -------
-    /// int
-    ///     The row's id. Automatic ids count from 0 and never come again.
-    ///
-    /// Raises
-    /// ------
-    /// DimensionError, InvalidError, MetadataError, DuplicateIdError, StorageFullError, StorageError, ClosedError
-    ///     Nothing was written then.
-    ///
-    /// Examples
-    /// --------
-    /// >>> db = NoPokeDB(dim=2, path="add")
-    /// >>> db.add([1, 0], {"name": "east"})
-    /// 0
-    /// >>> db.add([0, 1], {"name": "north"}, id=90)
-    /// 90
-    /// >>> db.add([1, 0, 0])
-    /// Traceback (most recent call last):
-    ///     ...
-    /// nopokedb.DimensionError: expected a vector of dimension 2, got 3
+    #[doc = include_str!("docs/add.txt")]
     #[pyo3(signature = (vector, metadata=None, *, id=None, document=None))]
     fn add(
         &self,
@@ -125,36 +92,7 @@ impl NoPokeDB {
         opened.run(py, |o| o.collection.add(&vector, row)).map(|id| id.0)
     }
 
-    /// Add many vectors with one fsync, all or none of them.
-    ///
-    /// A C-contiguous float32 array is read in place while the GIL is released: do not write to it meanwhile.
-    ///
-    /// Parameters
-    /// ----------
-    /// vectors : array_like of shape (n, dim)
-    ///     Real numbers; stored as float32.
-    /// metadatas : iterable of n dicts (or None), optional
-    /// ids : iterable of n ints, optional
-    ///     None takes the next automatic ones.
-    /// documents : iterable of n strs (or None), optional
-    ///
-    /// Returns
-    /// -------
-    /// list of int
-    ///     The ids, in order.
-    ///
-    /// Raises
-    /// ------
-    /// DimensionError, InvalidError, MetadataError, DuplicateIdError, StorageFullError, StorageError, ClosedError
-    ///     Nothing was written then. The message names the row.
-    ///
-    /// Examples
-    /// --------
-    /// >>> db = NoPokeDB(dim=4, path="add_many")
-    /// >>> db.add_many(np.eye(4), [{"axis": i} for i in range(4)])
-    /// [0, 1, 2, 3]
-    /// >>> db.add_many([[1, 2, 3, 4], [5, 6, 7, 8]], ids=[10, 20])
-    /// [10, 20]
+    #[doc = include_str!("docs/add_many.txt")]
     #[pyo3(signature = (vectors, metadatas=None, *, ids=None, documents=None))]
     fn add_many(
         &self,
@@ -269,33 +207,7 @@ impl NoPokeDB {
         self.opened(py)?.run(py, |o| o.collection.count(filter.as_ref()))
     }
 
-    /// The rows by ascending id, one page after the other.
-    ///
-    /// Parameters
-    /// ----------
-    /// where : dict or str, optional
-    ///     Only the rows that pass this filter.
-    /// limit : int
-    ///     Rows of a page. A shorter page is the last one.
-    /// after : int, optional
-    ///     The last id of the page before. A row that is there all the while comes exactly once, whatever is written
-    ///     meanwhile.
-    /// include : iterable of "metadata", "document", "vector", optional
-    ///     What the dicts hold besides the id; None is the metadata.
-    ///
-    /// Returns
-    /// -------
-    /// list of dict
-    ///
-    /// Examples
-    /// --------
-    /// >>> db = NoPokeDB(dim=1, path="scroll")
-    /// >>> ids = db.add_many([[1], [2], [3]], [{"n": 1}, {"n": 2}, {"n": 3}])
-    /// >>> page = db.scroll(limit=2)
-    /// >>> page
-    /// [{'id': 0, 'metadata': {'n': 1}}, {'id': 1, 'metadata': {'n': 2}}]
-    /// >>> db.scroll(limit=2, after=page[-1]["id"])
-    /// [{'id': 2, 'metadata': {'n': 3}}]
+    #[doc = include_str!("docs/scroll.txt")]
     #[pyo3(
         signature = (r#where=None, *, limit=None, after=None, include=None),
         text_signature = "($self, where=None, *, limit=100, after=None, include=None)"
@@ -423,6 +335,69 @@ impl NoPokeDB {
         opened.run(py, |o| o.collection.delete(id))
     }
 
+    #[doc = include_str!("docs/collection.txt")]
+    #[pyo3(signature = (name, dim=None, space=None, *, M=None, ef_construction=None, model=None))]
+    #[allow(clippy::too_many_arguments, non_snake_case)] // keyword arguments in Python
+    fn collection(
+        &self,
+        py: Python<'_>,
+        name: &Bound<'_, PyAny>,
+        dim: Option<&Bound<'_, PyAny>>,
+        space: Option<&Bound<'_, PyAny>>,
+        M: Option<&Bound<'_, PyAny>>,
+        ef_construction: Option<&Bound<'_, PyAny>>,
+        model: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<NoPokeDB> {
+        let made = Named { name, dim, space, m: M, ef_construction, model };
+        Ok(NoPokeDB { opened: OnceLock::from(self.opened(py)?.named(py, &made)?) })
+    }
+
+    /// The names of all collections, sorted. The rows of the database itself are the collection `default`.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="collections")
+    /// >>> images = db.collection("images", dim=4)
+    /// >>> db.collections()
+    /// ['default', 'images']
+    fn collections(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        self.opened(py)?.run(py, |o| o.database.collections())
+    }
+
+    /// Drop a collection with all its rows; False if there is none of that name. Its handles raise ClosedError from then on.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="drop_collection")
+    /// >>> images = db.collection("images", dim=4)
+    /// >>> db.drop_collection("images"), db.drop_collection("images")
+    /// (True, False)
+    fn drop_collection(&self, py: Python<'_>, name: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let name = rows::document("name", name)?;
+        self.opened(py)?.run(py, |o| o.database.drop_collection(&name))
+    }
+
+    #[doc = include_str!("docs/recall.txt")]
+    #[pyo3(
+        signature = (k=None, sample=None, r#where=None, ef=None),
+        text_signature = "($self, k=10, sample=200, where=None, ef=None)"
+    )]
+    fn recall(
+        &self,
+        py: Python<'_>,
+        k: Option<&Bound<'_, PyAny>>,
+        sample: Option<&Bound<'_, PyAny>>,
+        r#where: Option<&Bound<'_, PyAny>>,
+        ef: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<f64> {
+        let opened = self.opened(py)?;
+        let asked = Asked { filter: r#where, ef, ..Asked::default() };
+        let k = k.map_or(Ok(10), |k| rows::count("k", 1, k))?;
+        let query = Query { k, ..asked.query(opened.ef.load(Relaxed))? };
+        let sample = sample.map_or(Ok(200), |sample| rows::count("sample", 1, sample))?;
+        opened.run(py, |o| o.collection.recall(sample, &query))
+    }
+
     /// Write the caches, so that the next opening is fast. Nothing needs it: rows are safe when `add` returns.
     ///
     /// Examples
@@ -444,7 +419,7 @@ impl NoPokeDB {
     /// nopokedb.ClosedError: the database is closed; open it again
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         match self.opened.get() {
-            Some(opened) => opened.run(py, |o| o.database.close()),
+            Some(opened) => opened.close(py),
             None => Ok(()),
         }
     }
@@ -491,7 +466,7 @@ impl NoPokeDB {
     /// >>> db.stats()["rows"]
     /// 2
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.opened(py)?.run(py, |o| o.database.stats())?;
+        let stats = self.opened(py)?.run(py, |o| o.collection.stats())?;
         answers::stats(py, &stats)
     }
 
@@ -548,7 +523,7 @@ impl NoPokeDB {
 
     /// How many rows there are.
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        self.opened(py)?.collection.len().map_err(|error| raise(py, error))
+        self.opened(py)?.served().and_then(|o| o.collection.len()).map_err(|error| raise(py, error))
     }
 
     /// A handle is true, also to a database without rows: `if db:` asks whether there is one.
@@ -560,7 +535,7 @@ impl NoPokeDB {
     fn __contains__(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<bool> {
         let opened = self.opened(py)?;
         match rows::sought(id) {
-            Ok(Some(id)) => opened.collection.contains(id).map_err(|error| raise(py, error)),
+            Ok(Some(id)) => opened.served().and_then(|o| o.collection.contains(id)).map_err(|error| raise(py, error)),
             // What is no id is in no database.
             Ok(None) | Err(_) => Ok(false),
         }

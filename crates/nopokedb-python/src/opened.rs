@@ -3,10 +3,10 @@
 //! Invariant: nothing that runs without the GIL touches a Python object.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use nopokedb::{Collection, Database, Metric, Options, Result};
+use nopokedb::{Collection, CollectionOptions, Database, Error, Metric, Options, Result};
 use pyo3::prelude::*;
 
 use crate::errors::{caused_by, invalid, raise};
@@ -32,10 +32,7 @@ impl Given<'_, '_> {
     fn options(&self, py: Python<'_>) -> PyResult<Options> {
         let mut options = Options::new(rows::count("dim", 1, self.dim)?);
         if let Some(space) = self.space {
-            let name = space.extract::<String>().unwrap_or_else(|_| space.to_string());
-            options.metric = Metric::from_name(&name).ok_or_else(|| {
-                invalid(py, format!("unknown space {name:?}; the spaces are \"cosine\", \"l2\" and \"ip\""))
-            })?;
+            options.metric = metric(space)?;
         }
         if let Some(max_elements) = self.max_elements {
             options.max_elements = rows::count("max_elements", 0, max_elements)?;
@@ -58,6 +55,45 @@ impl Given<'_, '_> {
     }
 }
 
+fn metric(space: &Bound<'_, PyAny>) -> PyResult<Metric> {
+    let name = space.extract::<String>().unwrap_or_else(|_| space.to_string());
+    Metric::from_name(&name).ok_or_else(|| {
+        let message = format!("unknown space {name:?}; the spaces are \"cosine\", \"l2\" and \"ip\"");
+        invalid(space.py(), message)
+    })
+}
+
+/// What was given to `collection(...)`; `None` is what is stored, or the default.
+pub(crate) struct Named<'a, 'py> {
+    pub(crate) name: &'a Bound<'py, PyAny>,
+    pub(crate) dim: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) space: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) m: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) ef_construction: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) model: Option<&'a Bound<'py, PyAny>>,
+}
+
+impl Named<'_, '_> {
+    fn options(&self, py: Python<'_>, name: &str, stored: Option<&Collection>) -> PyResult<CollectionOptions> {
+        let dim = match (self.dim, stored) {
+            (Some(dim), _) => rows::count("dim", 1, dim)?,
+            (None, Some(stored)) => stored.dim(),
+            (None, None) => return Err(invalid(py, format!("there is no collection {name:?}; give dim to make it"))),
+        };
+        let mut options = CollectionOptions::new(dim);
+        match (self.space, stored) {
+            (Some(space), _) => options.metric = metric(space)?,
+            (None, Some(stored)) => options.metric = stored.metric(),
+            (None, None) => {}
+        }
+        options.m = self.m.map(|value| rows::count("M", 2, value)).transpose()?;
+        options.ef_construction =
+            self.ef_construction.map(|value| rows::count("ef_construction", 8, value)).transpose()?;
+        options.model = self.model.map(|model| rows::document("model", model)).transpose()?;
+        Ok(options)
+    }
+}
+
 /// An open directory. Any thread may use it.
 pub(crate) struct Opened {
     pub(crate) database: Database,
@@ -66,6 +102,10 @@ pub(crate) struct Opened {
     pub(crate) path: String,
     /// The beam width of queries that give none.
     pub(crate) ef: AtomicUsize,
+    /// Whether this is one of the database's named collections, which lets go of nothing when it is closed.
+    named: bool,
+    /// Whether a named collection's handle was closed; the database knows by itself.
+    closed: AtomicBool,
 }
 
 impl Opened {
@@ -74,12 +114,44 @@ impl Opened {
         let ef = AtomicUsize::new(options.ef);
         let database = without_gil(py, || Database::open(&path, options))?;
         let collection = database.collection();
-        Ok(Opened { database, collection, path: path.to_string_lossy().into_owned(), ef })
+        let (path, closed) = (path.to_string_lossy().into_owned(), AtomicBool::new(false));
+        Ok(Opened { database, collection, path, ef, named: false, closed })
+    }
+
+    /// A collection of the same directory, made if there is none.
+    pub(crate) fn named(&self, py: Python<'_>, given: &Named<'_, '_>) -> PyResult<Opened> {
+        let name = rows::document("name", given.name)?;
+        let stored = self.run(py, |o| o.database.find_collection(&name))?;
+        let options = given.options(py, &name, stored.as_ref())?;
+        let collection = self.run(py, |o| o.database.open_collection(&name, &options))?;
+        let (path, ef) = (self.path.clone(), AtomicUsize::new(self.ef.load(Relaxed)));
+        Ok(Opened {
+            database: self.database.clone(),
+            collection,
+            path,
+            ef,
+            named: true,
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    /// Closes the directory, or this handle to one of its collections.
+    pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
+        if self.named {
+            self.closed.store(true, Relaxed);
+            return Ok(());
+        }
+        without_gil(py, || self.database.close())
+    }
+
+    /// This, unless it was closed.
+    pub(crate) fn served(&self) -> Result<&Self> {
+        if self.closed.load(Relaxed) { Err(Error::closed()) } else { Ok(self) }
     }
 
     /// Does what may block.
     pub(crate) fn run<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&Self) -> Result<T> + Send) -> PyResult<T> {
-        without_gil(py, || work(self))
+        without_gil(py, || work(self.served()?))
     }
 
     /// Waits in slices, so that Ctrl-C is heard.

@@ -100,7 +100,8 @@ impl Engine {
         names
     }
 
-    fn find_collection(&self, name: &str) -> Option<Arc<CollectionCore>> {
+    /// The collection called `name`, if there is one.
+    pub(crate) fn find_collection(&self, name: &str) -> Option<Arc<CollectionCore>> {
         self.with_collections(|collections| collections.values().find(|c| c.name == name).cloned())
     }
 

@@ -103,6 +103,13 @@ impl Database {
         Ok(Collection::new(self.handle.clone(), self.handle.engine.open_collection(name, options)?))
     }
 
+    /// The collection called `name`, if there is one.
+    pub fn find_collection(&self, name: &str) -> Result<Option<Collection>> {
+        self.handle.check()?;
+        let found = self.handle.engine.find_collection(name);
+        Ok(found.map(|core| Collection::new(self.handle.clone(), core)))
+    }
+
     /// Drops a collection with all its rows; `false` if there is none of that name. Handles to it refuse everything from
     /// then on. The default collection cannot be dropped.
     pub fn drop_collection(&self, name: &str) -> Result<bool> {

@@ -21,6 +21,8 @@ fn collections_share_a_directory_but_not_rows_or_ids() {
     drop((a, b, db));
     let db = Database::open(dir.path(), Options::new(2)).unwrap();
     assert_eq!(db.collections().unwrap(), ["a", "b", "default"]);
+    assert_eq!(db.find_collection("b").unwrap().unwrap().stats().unwrap().rows, 1);
+    assert!(db.find_collection("c").unwrap().is_none());
     let a = db.open_collection("a", &l2(3)).unwrap();
     assert_eq!(a.query(&[2.0, 2.0, 2.0], &Query::nearest(5)).unwrap().len(), 2);
     assert_eq!(a.query(&[2.0, 2.0, 2.0], &Query::nearest(1)).unwrap()[0].id, RecordId(1));

@@ -129,6 +129,9 @@ fn random_life(graph_from: u32, rows: usize) {
     }
     db.wait_indexed(None).unwrap();
     compare(&c, &mut rng, "once indexed");
+    let recall = |query: Query| c.recall(50, &query).unwrap();
+    assert!(recall(Query::nearest(K)) >= 0.95 && recall(Query::nearest(K).only(filter("u < 3000"))) >= 0.95);
+    assert!(recall(Query { max_distance: Some(0.0), ..Query::nearest(K) }) >= 1.0, "nothing to be found");
     let gone = filter("side = 'left' and u < 4000");
     let expected = c.count(Some(&gone)).unwrap();
     assert_eq!(c.delete_where(&gone).unwrap(), expected);

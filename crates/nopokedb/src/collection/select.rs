@@ -11,6 +11,8 @@ use crate::filter::Filter;
 use crate::generation::Generation;
 use crate::log::{NewRowRef, RowKind};
 use crate::options::in_range;
+use crate::query::request::{Include, Query};
+use crate::stats::Stats;
 use crate::types::{RecordId, Slot};
 use crate::vectors::Visibility;
 use crate::vectors::view::View;
@@ -88,6 +90,60 @@ impl Collection {
                 return Ok(rows);
             }
         }
+    }
+
+    /// How much of what an exact search finds `query` finds, from 0 to 1: measured with the vectors of up to `sample` rows
+    /// spread over the collection (those that pass the query's filter), each row itself left out of its own answer.
+    ///
+    /// # Errors
+    /// As [`Collection::query`]; also `Invalid` for a `sample` of 0.
+    pub fn recall(&self, sample: usize, query: &Query) -> Result<f64> {
+        self.check()?;
+        in_range("sample", sample, 1, u32::MAX as usize)?;
+        query.validate()?;
+        let with_itself = Query {
+            k: query.k.saturating_add(1),
+            include: Include { metadata: false, document: false, vector: false },
+            exact: false,
+            ..query.clone()
+        };
+        let exact = Query { exact: true, ..with_itself.clone() };
+        let (mut found, mut wanted) = (0u32, 0u32);
+        let vectors = self.sample(sample, query.filter.as_ref())?;
+        let (found_all, best_all) = (self.search(&vectors, &with_itself)?, self.search(&vectors, &exact)?);
+        for (hits, best) in found_all.iter().zip(&best_all) {
+            let Some(last) = best.last().filter(|_| best.len() > 1) else { continue };
+            // By distance, for of equally near rows any will do.
+            let right = hits.iter().filter(|hit| hit.distance <= last.distance).count();
+            found += u32::try_from(right.min(best.len()).saturating_sub(1)).unwrap_or(0);
+            wanted += u32::try_from(best.len() - 1).unwrap_or(0);
+        }
+        Ok(if wanted == 0 { 1.0 } else { f64::from(found) / f64::from(wanted) })
+    }
+
+    /// Counters of what the collection holds and uses.
+    pub fn stats(&self) -> Result<Stats> {
+        self.check()?;
+        self.handle.engine.stats(self.core.id)
+    }
+
+    /// The vectors (row-major) of up to `sample` rows that pass, spread evenly over all.
+    fn sample(&self, sample: usize, filter: Option<&Filter>) -> Result<Vec<f32>> {
+        let generation = self.core.generation();
+        let view = generation.view();
+        let slots: Vec<Slot> = match filter {
+            Some(filter) => generation.filters.matches(filter, &view)?.live(&view).collect(),
+            None => (0..view.snapshot.len).map(Slot).filter(|&slot| view.is_live(slot)).collect(),
+        };
+        let step = slots.len().div_ceil(sample).max(1);
+        let mut vectors = Vec::new();
+        for slot in slots.into_iter().step_by(step) {
+            view.with_row(slot, |row| {
+                vectors.extend_from_slice(row.vector.unwrap_or_default());
+                Ok(())
+            })?;
+        }
+        Ok(vectors)
     }
 
     /// The ids of the rows that pass, sorted.
