@@ -13,6 +13,9 @@
 //!
 //! Free-threaded Python is not declared: the wheel is abi3, and no race check of the bindings has been made.
 
+// The docstrings in docs/ are written for Python's help() and doctest, not as Markdown.
+#![allow(clippy::doc_lazy_continuation, clippy::doc_markdown)]
+
 mod answers;
 mod asked;
 mod database;
