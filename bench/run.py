@@ -222,7 +222,8 @@ def main():
     options.add_argument("--full", action="store_true", help="every data set, up to 1,000,000 rows")
     options.add_argument("--sets", help=f"of {','.join(data.SETS)}")
     options.add_argument("--peers", help=f"of {','.join(PEERS)}")
-    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--rounds", type=int, default=3, help="of queries")
+    options.add_argument("--builds", type=int, help="rounds of builds (3 at 20,000 rows, 1 above)")
     options.add_argument("--no-own", action="store_true", help="leave out what NoPokeDB alone is measured on")
     options.add_argument("--report-only", action="store_true", help="write the page again from the last results")
     chosen = options.parse_args()
@@ -250,7 +251,7 @@ def run(sets, peers, chosen):
     if not chosen.no_own:
         (OUT / "own.json").write_text(json.dumps(measure_own(SIZES_FULL if chosen.full else SIZES), indent=1))
     for name in sets:
-        build_rounds = 3 if name == "gaussian-20k" else 1
+        build_rounds = chosen.builds or (3 if name == "gaussian-20k" else 1)
         result = measure_set(name, kept, chosen.rounds, build_rounds, os.cpu_count() or 1)
         (OUT / f"set-{name}.json").write_text(json.dumps({**result, "machine": about}, indent=1))
 
