@@ -19,7 +19,7 @@ ALL := --workspace --all-features --locked
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-python check fmt-check clippy tidy stubs doc deny crash bench bench-full wheel clean
+.PHONY: help demo test test-rust test-python check fmt-check clippy tidy stubs doc deny crash crash-rust crash-python fuzz asan miri bench bench-full wheel clean
 
 help: ## Print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -63,10 +63,48 @@ deny: $(DENY)
 $(DENY): # about two minutes, once
 	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --locked --debug --root target/tools cargo-deny@$(DENY_VERSION)
 
-crash: ## The long enumeration of crash points: hours (make test runs a quick slice)
-	@mkdir -p target && rm -f target/crash.log
-	set -o pipefail; NOPOKEDB_CRASH=long $(CARGO) test --locked -p nopokedb --all-features --test crash -- --nocapture 2>&1 | tee target/crash.log
-	@grep -o 'crash-states: [0-9]*' target/crash.log | awk '{ n += $$2 } END { print n " crash states, and every one of them recovered" }'
+crash: crash-rust crash-python fuzz ## Over a million crash states and model operations, a thousand kills, every byte damaged, fuzzers: about an hour
+
+# Each suite prints lines "<what>: <how many> ..."; they are added up, and too few are a failure.
+crash-rust:
+	@mkdir -p target/crash-out
+	bash -c 'set -o pipefail; NOPOKEDB_CRASH=long $(CARGO) test --locked --profile crash -p nopokedb --all-features \
+	  --test crash --test model --test kill --test damage --test hostile --test fixtures --no-fail-fast \
+	  -- --nocapture 2>&1 | tee target/crash-out/rust.txt | grep -v "^ *[0-9]* "'
+	@awk '{ for (i = 1; i < NF; i++) if ($$i ~ /^(crash-states|fault-runs|model-operations|kills|damage-cases|hostile-files):$$/) sum[$$i] += $$(i + 1) } \
+	  END { for (what in sum) print what, sum[what]; exit sum["crash-states:"] < 1000000 || sum["model-operations:"] < 1000000 || sum["kills:"] < 1000 }' \
+	  target/crash-out/rust.txt
+
+crash-python: $(VENV)/.installed
+	NOPOKEDB_CRASH=long $(PY) -m pytest -s -k sigkill crates/nopokedb-python/tests/test_processes.py
+
+FUZZ_TARGETS := frame rows segment footer manifest image directory
+FUZZ_SECONDS ?= 60
+CARGO_FUZZ   := $(shell command -v cargo-fuzz 2>/dev/null || ls target/tools/bin/cargo-fuzz 2>/dev/null)
+
+fuzz: ## Let fuzzers at every parser, FUZZ_SECONDS each (needs nightly Rust and cargo-fuzz; says so if they are missing)
+	@if ! $(CARGO) +nightly --version >/dev/null 2>&1; then \
+	  echo "fuzz: SKIPPED, no nightly Rust here (rustup toolchain install nightly); tests/hostile.rs ran without it"; \
+	elif [ -z "$(CARGO_FUZZ)" ]; then \
+	  echo "fuzz: SKIPPED, no cargo-fuzz here (cargo install --root target/tools cargo-fuzz); tests/hostile.rs ran without it"; \
+	else for target in $(FUZZ_TARGETS); do \
+	  mkdir -p fuzz/work/$$target && (cd fuzz && RUSTUP_TOOLCHAIN=nightly $(abspath $(CARGO_FUZZ)) run $$target work/$$target corpus/$$target \
+	    -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -print_final_stats=1 2>&1 | grep -E "ERROR|panicked|SUMMARY|stat::number_of_executed|Test unit") ; \
+	  if ls fuzz/artifacts/$$target/* >/dev/null 2>&1; then echo "fuzz: $$target FAILED, see fuzz/artifacts"; exit 1; fi; \
+	done; fi
+
+asan: ## The Rust tests under AddressSanitizer (needs nightly Rust)
+	@if ! $(CARGO) +nightly --version >/dev/null 2>&1; then \
+	  echo "asan: SKIPPED, no nightly Rust here (rustup toolchain install nightly)"; \
+	else RUSTFLAGS="-Zsanitizer=address" ASAN_OPTIONS=detect_leaks=0 $(CARGO) +nightly test --locked \
+	  -p nopokedb -p nopokedb-kernels --all-features --target $(shell rustc -vV | sed -n 's/^host: //p') --target-dir target/asan \
+	  --lib --tests -- --skip tidy; fi
+
+miri: ## The kernels' scalar twins and the lock-free structures under Miri (says so if Miri is missing)
+	@if ! $(CARGO) +nightly miri --version >/dev/null 2>&1; then \
+	  echo "miri: SKIPPED, not installed here (rustup +nightly component add miri)"; \
+	else MIRIFLAGS="-Zmiri-disable-isolation" $(CARGO) +nightly miri test --locked -p nopokedb --lib -- \
+	  vectors::chunked commit:: log::format log::frame; fi
 
 bench: $(VENV)/.installed ## Measure against peers at 20,000 and 50,000 rows, in minutes; writes docs/BENCHMARKS.md
 	$(PY) bench/run.py $(BENCH_ARGS)

@@ -98,11 +98,12 @@ fn settle(vfs: Arc<dyn Vfs>, dir: &Path, options: LogOptions, survey: Survey) ->
     let clean = last.scan.clean;
     let dropped_tail = dropped(&last)?;
     let mut zeroed = last.scan.len;
+    // Names that we rely on may be in the page cache only: a manifest renamed just before its writer was killed, say. A log
+    // that was closed in order does not prove them: a manifest may have been written after that, without a frame.
+    for directory in [dir, &log_dir(dir)] {
+        vfs.sync_dir(directory).context("sync the directory", directory)?;
+    }
     if !clean {
-        // Names that we rely on may be in the page cache only: a manifest renamed just before its writer was killed, say.
-        for directory in [dir, &log_dir(dir)] {
-            vfs.sync_dir(directory).context("sync the directory", directory)?;
-        }
         // A successor without frames does not prove that the SEAL before it was synced.
         if last.scan.frames.is_empty()
             && let Some(before) = scanned.last_mut()

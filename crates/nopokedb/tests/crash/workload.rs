@@ -175,20 +175,26 @@ fn goes_on(db: Database, disk: &SimDisk, least: &Model) {
 fn enumeration() -> Enumeration {
     if long() {
         let second_bounds = Enumeration::quick().second_bounds;
-        return Enumeration { second_every: 3, second_bounds, max_checks: 60_000, ..Enumeration::thorough() };
+        return Enumeration { second_every: 2, second_bounds, max_checks: 60_000, ..Enumeration::thorough() };
     }
     Enumeration { max_checks: 2_500, second_every: 24, ..Enumeration::quick() }
 }
 
-/// Crashes `steps` everywhere.
-pub fn prove(name: &str, steps: &[Step]) {
-    report(name, search(&enumeration(), |disk| Arc::new(disk.clone()), steps));
+/// Crashes `steps` everywhere. Returns how many states were tried.
+pub fn prove(name: &str, steps: &[Step]) -> usize {
+    report(name, search(&enumeration(), |disk| Arc::new(disk.clone()), steps))
+}
+
+/// As [`prove`], with a second loss of power at every point of every recovery.
+pub fn prove_twice(name: &str, steps: &[Step]) -> usize {
+    let plan = Enumeration { second_every: 1, ..enumeration() };
+    report(name, search(&plan, |disk| Arc::new(disk.clone()), steps))
 }
 
 /// As [`prove`], for steps of several threads.
-pub fn prove_together(name: &str, steps: &[Step]) {
+pub fn prove_together(name: &str, steps: &[Step]) -> usize {
     let workload = |disk: &SimDisk, history: &History<Write>| run(disk, &vfs(disk), history, steps);
-    report(name, enumeration().search(workload, recover, in_any_order));
+    report(name, enumeration().search(workload, recover, in_any_order))
 }
 
 fn vfs(disk: &SimDisk) -> Arc<dyn Vfs> {
@@ -204,12 +210,13 @@ pub fn search(
     plan.search(|disk, history| run(disk, &through(disk), history, steps), recover, in_order)
 }
 
-fn report(name: &str, outcome: Result<Report, Failure>) {
+fn report(name: &str, outcome: Result<Report, Failure>) -> usize {
     match outcome {
         Err(failure) => panic!("{name}: {failure}"),
         Ok(r) => {
             assert!(r.distinct > 5 && r.second > 0, "{name}: hardly anything was tried: {r:?}");
             println!("crash-states: {} {name} {r:?}", r.distinct + r.second);
+            r.distinct + r.second
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The canonical workloads, one test each.
 
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
 use crate::support::Rng;
 use crate::support::Write::{Add, Batch, Create, Delete, Document, Drop, Given, Retag, Upsert};
 use crate::support::long;
@@ -156,6 +158,16 @@ fn w22_collections_with_images_of_their_own() {
 }
 
 #[test]
+fn w29_a_collection_dropped_right_after_a_clean_opening_stays_dropped_or_there() {
+    // What a recovery served must not change at the next loss of power, although no frame was written since the close.
+    let before = [Create(1), Add(1, 9.0)].map(Do);
+    prove_twice(
+        "a drop after a clean opening",
+        &steps([before.to_vec(), vec![Reopen, Do(Drop(1)), Reopen, Do(Create(1))]]),
+    );
+}
+
+#[test]
 fn w23_segments_of_dead_rows_are_compacted_without_a_loss() {
     let deletes = [Delete(0, 0), Delete(0, 1), Delete(0, 2), Upsert(0, 3, 4.0)].map(Do);
     prove("compaction", &steps([large(0..5), deletes.to_vec(), vec![Compacted], large(5..6), vec![Quiet]]));
@@ -237,10 +249,18 @@ fn random(seed: u64, len: usize) -> Vec<Step> {
     steps
 }
 
+/// Crashes random lives on two threads until so many states were tried.
 #[test]
 fn w28_random_lives_lose_nothing() {
-    let seeds = if long() { 1..400 } else { 1..3 };
-    for seed in seeds {
-        prove(&format!("random life {seed}"), &random(seed, if long() { 40 } else { 20 }));
-    }
+    let (wanted, len) = if long() { (1_050_000, 60) } else { (1, 25) };
+    let (tried, next) = (AtomicUsize::new(0), AtomicU64::new(1));
+    std::thread::scope(|s| {
+        let work = || {
+            while tried.load(Relaxed) < wanted {
+                let seed = next.fetch_add(1, Relaxed);
+                tried.fetch_add(prove(&format!("random life {seed}"), &random(seed, len)), Relaxed);
+            }
+        };
+        [s.spawn(work), s.spawn(work)].into_iter().for_each(|t| t.join().unwrap());
+    });
 }
