@@ -216,7 +216,7 @@ proptest! {
 
     #[test]
     fn selection_equals_the_specification_on_every_level(
-        rows in prop::collection::vec(row(), 0..100),
+        rows in prop::collection::vec(row(), 0..300),
         (base, square, scale, offset) in (-10.0f32..10.0, -1.0f32..1.0, -1e-6f32..1e-6, -10.0f32..10.0),
         limit in prop_oneof![-100.0f32..100.0, Just(f32::INFINITY), Just(f32::NEG_INFINITY)],
         width in 0.0f32..50.0,

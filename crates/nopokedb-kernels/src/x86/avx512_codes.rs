@@ -245,6 +245,37 @@ unsafe fn table_panel(tables: &[u8], block: &[u8], out: &mut [i32]) {
     }
 }
 
+/// The estimates of rows `i ..+ 16`, which it also stores.
+///
+/// # Safety
+/// `i + 16` is within all four arrays.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn estimate(
+    i: usize,
+    sums: &[i32],
+    norms: &[f32],
+    factors: &[f32],
+    a: &Affine,
+    estimates: &mut [f32],
+) -> __m512 {
+    debug_assert!(i + 16 <= sums.len().min(norms.len()).min(factors.len()).min(estimates.len()));
+    // SAFETY: within what the caller vouches for.
+    let (sum, norm, factor) = unsafe {
+        (
+            _mm512_loadu_si512(sums.as_ptr().add(i).cast()),
+            _mm512_loadu_ps(norms.as_ptr().add(i)),
+            _mm512_loadu_ps(factors.as_ptr().add(i)),
+        )
+    };
+    let product = _mm512_fmadd_ps(_mm512_set1_ps(a.scale), _mm512_cvtepi32_ps(sum), _mm512_set1_ps(a.offset));
+    let constant = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_set1_ps(a.square), norm), norm, _mm512_set1_ps(a.base));
+    let estimate = _mm512_fmadd_ps(product, factor, constant);
+    // SAFETY: as above.
+    unsafe { _mm512_storeu_ps(estimates.as_mut_ptr().add(i), estimate) };
+    estimate
+}
+
 #[target_feature(enable = "avx512f")]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn select(
@@ -256,32 +287,22 @@ pub(super) fn select(
     estimates: &mut [f32],
     hits: &mut [u32],
 ) -> usize {
-    let (base, square) = (_mm512_set1_ps(a.base), _mm512_set1_ps(a.square));
-    let (scale, offset, bound) = (_mm512_set1_ps(a.scale), _mm512_set1_ps(a.offset), _mm512_set1_ps(limit));
-    let mut lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let bound = _mm512_set1_ps(limit);
     let (mut n, mut i) = (0, 0);
-    while i + 16 <= sums.len() {
-        // SAFETY: the four arrays are equally long and `i + 16` is within them.
-        let (sum, norm, factor) = unsafe {
-            (
-                _mm512_loadu_si512(sums.as_ptr().add(i).cast()),
-                _mm512_loadu_ps(norms.as_ptr().add(i)),
-                _mm512_loadu_ps(factors.as_ptr().add(i)),
-            )
-        };
-        let product = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sum), offset);
-        let constant = _mm512_fmadd_ps(_mm512_mul_ps(square, norm), norm, base);
-        let estimate = _mm512_fmadd_ps(product, factor, constant);
-        // SAFETY: as above.
-        unsafe { _mm512_storeu_ps(estimates.as_mut_ptr().add(i), estimate) };
-        let mask = _mm512_cmp_ps_mask::<_CMP_NGT_UQ>(estimate, bound);
-        if mask != 0 {
-            // SAFETY: `n <= i`, and `hits` is at least as long as `sums`: sixteen more always fit.
-            unsafe { _mm512_storeu_si512(hits.as_mut_ptr().add(n).cast(), _mm512_maskz_compress_epi32(mask, lanes)) };
-            n += mask.count_ones() as usize;
+    // Hits are rare: sixty-four rows are asked about at once.
+    while i + 64 <= sums.len() {
+        let mut masks = 0u64;
+        for part in 0..4 {
+            // SAFETY: the four arrays are equally long and `i + 64` is within them.
+            let estimate = unsafe { estimate(i + 16 * part, sums, norms, factors, a, estimates) };
+            masks |= u64::from(_mm512_cmp_ps_mask::<_CMP_NGT_UQ>(estimate, bound)) << (16 * part);
         }
-        lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(16));
-        i += 16;
+        while masks != 0 {
+            hits[n] = u32::try_from(i).unwrap_or(u32::MAX) + masks.trailing_zeros();
+            masks &= masks - 1;
+            n += 1;
+        }
+        i += 64;
     }
     n + rest_of_select(i, sums, norms, factors, a, limit, estimates, &mut hits[n..])
 }
@@ -307,20 +328,21 @@ pub(super) fn rest_of_select(
 #[target_feature(enable = "avx512f")]
 pub(super) fn select_between(estimates: &[f32], low: f32, high: f32, hits: &mut [u32]) -> usize {
     let (lowest, highest) = (_mm512_set1_ps(low), _mm512_set1_ps(high));
-    let mut lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let (mut n, mut i) = (0, 0);
-    while i + 16 <= estimates.len() {
-        // SAFETY: `i + 16` is within the array.
-        let estimate = unsafe { _mm512_loadu_ps(estimates.as_ptr().add(i)) };
-        let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(estimate, lowest);
-        let mask = _mm512_mask_cmp_ps_mask::<_CMP_LE_OQ>(above, estimate, highest);
-        if mask != 0 {
-            // SAFETY: `n <= i`, and `hits` is at least as long as `estimates`: sixteen more always fit.
-            unsafe { _mm512_storeu_si512(hits.as_mut_ptr().add(n).cast(), _mm512_maskz_compress_epi32(mask, lanes)) };
-            n += mask.count_ones() as usize;
+    while i + 64 <= estimates.len() {
+        let mut masks = 0u64;
+        for part in 0..4 {
+            // SAFETY: `i + 64` is within the array.
+            let estimate = unsafe { _mm512_loadu_ps(estimates.as_ptr().add(i + 16 * part)) };
+            let above = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(estimate, lowest);
+            masks |= u64::from(_mm512_mask_cmp_ps_mask::<_CMP_LE_OQ>(above, estimate, highest)) << (16 * part);
         }
-        lanes = _mm512_add_epi32(lanes, _mm512_set1_epi32(16));
-        i += 16;
+        while masks != 0 {
+            hits[n] = u32::try_from(i).unwrap_or(u32::MAX) + masks.trailing_zeros();
+            masks &= masks - 1;
+            n += 1;
+        }
+        i += 64;
     }
     let rest = scalar::select_between(&estimates[i..], low, high, &mut hits[n..]);
     let skipped = u32::try_from(i).unwrap_or(u32::MAX);

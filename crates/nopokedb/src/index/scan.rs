@@ -26,6 +26,8 @@ const DEVIATIONS: f32 = 2.6;
 const BUDGET: usize = 4096;
 /// Rows scanned between two looks at the best so far: their sums stay in the first-level cache.
 const CHUNK: usize = 1024;
+/// Rows that are all pooled, to learn what is near.
+const FIRST: usize = 128;
 /// Rows whose nibbles are compared after the signs, before anything is known about the k-th distance.
 const COARSE: usize = 64;
 
@@ -238,11 +240,12 @@ impl Scan<'_> {
         }
         let mut done = 0;
         while done < self.rows {
+            let chunk = if done < FIRST { FIRST } else { CHUNK };
             let mut taken = self.rows - done;
             for lane in lanes.iter_mut().filter(|lane| !lane.scratch.settled) {
-                taken = self.estimate_chunk(plane, done, lane.scratch);
+                taken = self.estimate_chunk(plane, done, chunk.min(taken), lane.scratch);
                 let (seen, scratch) = (done + taken, &mut *lane.scratch);
-                if scratch.limit == f32::INFINITY && seen >= CHUNK.min(self.rows) {
+                if (FIRST..2 * CHUNK).contains(&seen) {
                     // As many of the first rows as `keep` of all would be, and some to spare.
                     scratch.limit = scratch.shrink((2 * keep * seen / self.rows).clamp(8.min(keep), keep));
                 } else if scratch.pool.len() > 4 * keep {
@@ -256,12 +259,12 @@ impl Scan<'_> {
         }
     }
 
-    /// Estimates some rows from the `done`-th on and pools those not above the limit. Returns how many rows it took, which
+    /// Estimates `n` rows or fewer from the `done`-th on and pools those not above the limit. Returns how many rows it took, which
     /// is the same for every query.
-    fn estimate_chunk(&self, plane: Plane, done: usize, scratch: &mut FlatScratch) -> usize {
+    fn estimate_chunk(&self, plane: Plane, done: usize, n: usize, scratch: &mut FlatScratch) -> usize {
         let FlatScratch { query, sums, hits, estimates, pool, ones, limit, .. } = scratch;
         let first = self.from as usize + done;
-        let (n, used) = self.sums(plane, first, CHUNK.min(self.rows - done), query, sums);
+        let (n, used) = self.sums(plane, first, n, query, sums);
         let norms = self.codes.norm_run(first, n).unwrap_or(&ones[..n]);
         let factors = if used == Plane::Signs { self.codes.factor_run(first, n) } else { norms };
         let n = n.min(norms.len()).min(factors.len());
