@@ -26,6 +26,7 @@ const DEVIATIONS: f32 = 2.6;
 const BUDGET: usize = 4096;
 /// Rows scanned between two looks at the best so far: their sums stay in the first-level cache.
 const CHUNK: usize = 1024;
+const SHARED_CHUNK: usize = 256;
 /// Rows that are all pooled, to learn what is near.
 const FIRST: usize = 128;
 /// Rows whose nibbles are compared after the signs, before anything is known about the k-th distance.
@@ -238,9 +239,11 @@ impl Scan<'_> {
             lane.scratch.limit = f32::INFINITY;
             lane.scratch.pool.clear();
         }
+        // Codes that several queries are to read stay in the first-level cache between them.
+        let usual = if lanes.len() > 1 { SHARED_CHUNK } else { CHUNK };
         let mut done = 0;
         while done < self.rows {
-            let chunk = if done < FIRST { FIRST } else { CHUNK };
+            let chunk = if done < FIRST { FIRST } else { usual };
             let mut taken = self.rows - done;
             for lane in lanes.iter_mut().filter(|lane| !lane.scratch.settled) {
                 taken = self.estimate_chunk(plane, done, chunk.min(taken), lane.scratch);
