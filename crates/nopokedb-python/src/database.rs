@@ -1,4 +1,4 @@
-//! The class `NoPokeDB`.
+//! The class `NoPokeDB`: opening, closing, collections, attributes. Its other methods are in `reads.rs` and `writes.rs`.
 //!
 //! Invariants:
 //! 1. Every call that may block runs in [`Opened::run`], which releases the GIL around it.
@@ -10,15 +10,13 @@
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 
-use nopokedb::{Change, Error, ErrorKind, NewRow, NewRows, Query};
+use nopokedb::{Error, ErrorKind, Query};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyTuple};
 
-use crate::asked::{self, Asked};
 use crate::errors::{invalid, raise};
-use crate::json::{self, Reader};
 use crate::opened::{Given, Named, Opened};
-use crate::{answers, rows, vectors};
+use crate::{answers, rows};
 
 #[doc = include_str!("docs/NoPokeDB.txt")]
 #[pyclass(frozen, subclass, weakref, module = "nopokedb", name = "NoPokeDB")]
@@ -28,7 +26,7 @@ pub(crate) struct NoPokeDB {
 }
 
 impl NoPokeDB {
-    fn opened(&self, py: Python<'_>) -> PyResult<&Opened> {
+    pub(crate) fn opened(&self, py: Python<'_>) -> PyResult<&Opened> {
         let unopened =
             || Error::new(ErrorKind::Closed, "the database was never opened; call super().__init__(dim, ...) first");
         self.opened.get().ok_or_else(|| raise(py, unopened()))
@@ -72,269 +70,6 @@ impl NoPokeDB {
         Ok(())
     }
 
-    #[doc = include_str!("docs/add.txt")]
-    #[pyo3(signature = (vector, metadata=None, *, id=None, document=None))]
-    fn add(
-        &self,
-        py: Python<'_>,
-        vector: &Bound<'_, PyAny>,
-        metadata: Option<&Bound<'_, PyAny>>,
-        id: Option<&Bound<'_, PyAny>>,
-        document: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<u64> {
-        let opened = self.opened(py)?;
-        let vector = vectors::one(vector, opened.collection.dim())?;
-        let row = NewRow {
-            id: id.map(|id| rows::id("id", id)).transpose()?,
-            metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
-            document: document.map(|document| rows::document("document", document)).transpose()?,
-        };
-        opened.run(py, |o| o.collection.add(&vector, row)).map(|id| id.0)
-    }
-
-    #[doc = include_str!("docs/add_many.txt")]
-    #[pyo3(signature = (vectors, metadatas=None, *, ids=None, documents=None))]
-    fn add_many(
-        &self,
-        py: Python<'_>,
-        vectors: &Bound<'_, PyAny>,
-        metadatas: Option<&Bound<'_, PyAny>>,
-        ids: Option<&Bound<'_, PyAny>>,
-        documents: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Vec<u64>> {
-        let opened = self.opened(py)?;
-        let vectors = vectors::many(vectors, opened.collection.dim())?;
-        let rows = NewRows {
-            ids: ids.map(rows::ids).transpose()?,
-            metadatas: metadatas.map(rows::metadatas).transpose()?,
-            documents: documents.map(rows::documents).transpose()?,
-        };
-        let vectors = vectors.as_slice();
-        let ids = opened.run(py, |o| o.collection.add_many(vectors, rows))?;
-        Ok(ids.into_iter().map(|id| id.0).collect())
-    }
-
-    #[doc = include_str!("docs/query.txt")]
-    #[pyo3(
-        signature = (vector, k=None, ef=None, *, r#where=None, min_score=None, max_distance=None, offset=None, include=None, exact=false),
-        text_signature = "($self, vector, k=5, ef=None, *, where=None, min_score=None, max_distance=None, offset=0, \
-                          include=None, exact=False)"
-    )]
-    #[allow(clippy::too_many_arguments)] // keyword arguments in Python
-    fn query<'py>(
-        &self,
-        py: Python<'py>,
-        vector: &Bound<'py, PyAny>,
-        k: Option<&Bound<'py, PyAny>>,
-        ef: Option<&Bound<'py, PyAny>>,
-        r#where: Option<&Bound<'py, PyAny>>,
-        min_score: Option<&Bound<'py, PyAny>>,
-        max_distance: Option<&Bound<'py, PyAny>>,
-        offset: Option<&Bound<'py, PyAny>>,
-        include: Option<&Bound<'py, PyAny>>,
-        exact: bool,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let opened = self.opened(py)?;
-        let asked = Asked { k, ef, filter: r#where, min_score, max_distance, offset, include, exact };
-        let query = asked.query(opened.ef.load(Relaxed))?;
-        let vector = vectors::one(vector, opened.collection.dim())?;
-        let hits = opened.run(py, |o| o.collection.query(&vector, &query))?;
-        answers::hits(&mut Reader::new(py), py, &hits, query.include)
-    }
-
-    /// `query` for many vectors at once.
-    ///
-    /// Parameters
-    /// ----------
-    /// vectors : array_like of shape (n, dim)
-    /// k, ef, where, min_score, max_distance, offset, include, exact
-    ///     As in `query`.
-    ///
-    /// Returns
-    /// -------
-    /// list of n lists of dict
-    ///
-    /// Examples
-    /// --------
-    /// >>> db = NoPokeDB(dim=2, path="query_many")
-    /// >>> ids = db.add_many([[1, 0], [0, 1]])
-    /// >>> [hits[0]["id"] for hits in db.query_many([[0, 2], [2, 0]], k=1)]
-    /// [1, 0]
-    #[pyo3(
-        signature = (vectors, k=None, ef=None, *, r#where=None, min_score=None, max_distance=None, offset=None, include=None, exact=false),
-        text_signature = "($self, vectors, k=5, ef=None, *, where=None, min_score=None, max_distance=None, offset=0, \
-                          include=None, exact=False)"
-    )]
-    #[allow(clippy::too_many_arguments)] // keyword arguments in Python
-    fn query_many<'py>(
-        &self,
-        py: Python<'py>,
-        vectors: &Bound<'py, PyAny>,
-        k: Option<&Bound<'py, PyAny>>,
-        ef: Option<&Bound<'py, PyAny>>,
-        r#where: Option<&Bound<'py, PyAny>>,
-        min_score: Option<&Bound<'py, PyAny>>,
-        max_distance: Option<&Bound<'py, PyAny>>,
-        offset: Option<&Bound<'py, PyAny>>,
-        include: Option<&Bound<'py, PyAny>>,
-        exact: bool,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let opened = self.opened(py)?;
-        let asked = Asked { k, ef, filter: r#where, min_score, max_distance, offset, include, exact };
-        let query = asked.query(opened.ef.load(Relaxed))?;
-        let vectors = vectors::many(vectors, opened.collection.dim())?;
-        let vectors = vectors.as_slice();
-        let answered = opened.run(py, |o| o.collection.query_many(vectors, &query))?;
-        let mut reader = Reader::new(py);
-        let lists = PyList::empty(py);
-        for hits in &answered {
-            lists.append(answers::hits(&mut reader, py, hits, query.include)?)?;
-        }
-        Ok(lists)
-    }
-
-    /// How many rows pass a filter; without one, how many there are.
-    ///
-    /// Examples
-    /// --------
-    /// >>> db = NoPokeDB(dim=1, path="count")
-    /// >>> ids = db.add_many([[1], [2], [3]], [{"n": 1}, {"n": 2}, {"n": 3}])
-    /// >>> db.count(), db.count("n >= 2"), db.count({"n": {"$in": [1, 7]}})
-    /// (3, 2, 1)
-    #[pyo3(signature = (r#where=None))]
-    fn count(&self, py: Python<'_>, r#where: Option<&Bound<'_, PyAny>>) -> PyResult<usize> {
-        let filter = r#where.map(asked::filter).transpose()?;
-        self.opened(py)?.run(py, |o| o.collection.count(filter.as_ref()))
-    }
-
-    #[doc = include_str!("docs/scroll.txt")]
-    #[pyo3(
-        signature = (r#where=None, *, limit=None, after=None, include=None),
-        text_signature = "($self, where=None, *, limit=100, after=None, include=None)"
-    )]
-    fn scroll<'py>(
-        &self,
-        py: Python<'py>,
-        r#where: Option<&Bound<'py, PyAny>>,
-        limit: Option<&Bound<'py, PyAny>>,
-        after: Option<&Bound<'py, PyAny>>,
-        include: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let filter = r#where.map(asked::filter).transpose()?;
-        let limit = limit.map_or(Ok(100), |limit| rows::count("limit", 1, limit))?;
-        let after = after.map(|after| rows::id("after", after)).transpose()?;
-        let include = asked::include(include)?;
-        let found = self.opened(py)?.run(py, |o| o.collection.scroll(after, limit, filter.as_ref()))?;
-        let (mut reader, list) = (Reader::new(py), PyList::empty(py));
-        for record in &found {
-            list.append(answers::record(&mut reader, py, record, include)?)?;
-        }
-        Ok(list)
-    }
-
-    /// Delete every row that passes a filter, all or none of them.
-    ///
-    /// Returns
-    /// -------
-    /// int
-    ///     How many they were.
-    ///
-    /// Examples
-    /// --------
-    /// >>> db = NoPokeDB(dim=1, path="delete_where")
-    /// >>> ids = db.add_many([[1], [2], [3]], [{"n": 1}, {"n": 2}, {"n": 3}])
-    /// >>> db.delete_where({"n": {"$lt": 3}}), len(db)
-    /// (2, 1)
-    fn delete_where(&self, py: Python<'_>, r#where: &Bound<'_, PyAny>) -> PyResult<usize> {
-        let filter = asked::filter(r#where)?;
-        self.opened(py)?.run(py, |o| o.collection.delete_where(&filter))
-    }
-
-    /// The metadata of a row, or None if there is no such row (or it has no metadata; `id in db` tells the two apart).
-    ///
-    /// Examples
-    /// --------
-    /// >>> db = NoPokeDB(dim=2, path="get")
-    /// >>> db.get(db.add([1, 0], {"name": "east", "tags": ["a", None, 1.5]}))
-    /// {'name': 'east', 'tags': ['a', None, 1.5]}
-    /// >>> db.get(99) is None
-    /// True
-    #[pyo3(signature = (id=None, *, vid=None))]
-    fn get<'py>(
-        &self,
-        py: Python<'py>,
-        id: Option<&Bound<'py, PyAny>>,
-        vid: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let opened = self.opened(py)?;
-        let Some(id) = rows::sought(rows::one_id("get", id, vid)?)? else { return Ok(None) };
-        let metadata = opened.run(py, |o| o.collection.metadata(id))?.flatten();
-        Reader::new(py).dict(metadata.as_ref())
-    }
-
-    /// Replace the vector, the metadata or the document of a row, or insert it. What is None stays as it is.
-    ///
-    /// Parameters
-    /// ----------
-    /// id : int
-    ///     `vid=`, its name in 0.5.1, is taken too.
-    /// vector : array_like of shape (dim,), optional
-    ///     Needed if there is no row of that id.
-    /// metadata : dict, optional
-    ///     Replaces the old dict whole.
-    /// document : str, optional
-    ///
-    /// Raises
-    /// ------
-    /// InvalidError
-    ///     No row has that id, and no vector is given.
-    ///
-    /// Examples
-    /// --------
-    /// >>> db = NoPokeDB(dim=2, path="upsert")
-    /// >>> db.upsert(7, [1, 0], {"name": "east"})
-    /// >>> db.upsert(7, metadata={"name": "East"})
-    /// >>> db.query([1, 0])[0]["metadata"]
-    /// {'name': 'East'}
-    #[pyo3(signature = (id=None, vector=None, metadata=None, *, document=None, vid=None))]
-    fn upsert(
-        &self,
-        py: Python<'_>,
-        id: Option<&Bound<'_, PyAny>>,
-        vector: Option<&Bound<'_, PyAny>>,
-        metadata: Option<&Bound<'_, PyAny>>,
-        document: Option<&Bound<'_, PyAny>>,
-        vid: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<()> {
-        let opened = self.opened(py)?;
-        let id = rows::id("id", rows::one_id("upsert", id, vid)?)?;
-        let change = Change {
-            vector: vector.map(|vector| vectors::one(vector, opened.collection.dim())).transpose()?,
-            metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
-            document: document.map(|document| rows::document("document", document)).transpose()?,
-        };
-        opened.run(py, |o| o.collection.upsert(id, change))
-    }
-
-    /// Delete a row. Its space is reclaimed in the background.
-    ///
-    /// Returns
-    /// -------
-    /// bool
-    ///     False if there is no row of that id.
-    ///
-    /// Examples
-    /// --------
-    /// >>> db = NoPokeDB(dim=2, path="delete")
-    /// >>> db.delete(db.add([1, 0])), db.delete(99)
-    /// (True, False)
-    #[pyo3(signature = (id=None, *, vid=None))]
-    fn delete(&self, py: Python<'_>, id: Option<&Bound<'_, PyAny>>, vid: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-        let opened = self.opened(py)?;
-        let Some(id) = rows::sought(rows::one_id("delete", id, vid)?)? else { return Ok(false) };
-        opened.run(py, |o| o.collection.delete(id))
-    }
-
     #[doc = include_str!("docs/collection.txt")]
     #[pyo3(signature = (name, dim=None, space=None, *, M=None, ef_construction=None, model=None))]
     #[allow(clippy::too_many_arguments, non_snake_case)] // keyword arguments in Python
@@ -375,27 +110,6 @@ impl NoPokeDB {
     fn drop_collection(&self, py: Python<'_>, name: &Bound<'_, PyAny>) -> PyResult<bool> {
         let name = rows::document("name", name)?;
         self.opened(py)?.run(py, |o| o.database.drop_collection(&name))
-    }
-
-    #[doc = include_str!("docs/recall.txt")]
-    #[pyo3(
-        signature = (k=None, sample=None, r#where=None, ef=None),
-        text_signature = "($self, k=10, sample=200, where=None, ef=None)"
-    )]
-    fn recall(
-        &self,
-        py: Python<'_>,
-        k: Option<&Bound<'_, PyAny>>,
-        sample: Option<&Bound<'_, PyAny>>,
-        r#where: Option<&Bound<'_, PyAny>>,
-        ef: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<f64> {
-        let opened = self.opened(py)?;
-        let asked = Asked { filter: r#where, ef, ..Asked::default() };
-        let k = k.map_or(Ok(10), |k| rows::count("k", 1, k))?;
-        let query = Query { k, ..asked.query(opened.ef.load(Relaxed))? };
-        let sample = sample.map_or(Ok(200), |sample| rows::count("sample", 1, sample))?;
-        opened.run(py, |o| o.collection.recall(sample, &query))
     }
 
     /// Write the caches, so that the next opening is fast. Nothing needs it: rows are safe when `add` returns.

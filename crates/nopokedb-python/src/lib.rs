@@ -2,7 +2,8 @@
 //!
 //! | file | what it translates |
 //! |---|---|
-//! | `database.rs` | the class `NoPokeDB`: its methods and their docstrings |
+//! | `database.rs` | the class `NoPokeDB`: opening, closing, collections, attributes |
+//! | `reads.rs`, `writes.rs` | its methods that ask, and those that change rows |
 //! | `opened.rs` | opening a directory; the one place that releases the GIL |
 //! | `errors.rs` | error kinds to exceptions, in one table |
 //! | `vectors.rs` | arrays and lists to rows of float32 |
@@ -22,8 +23,10 @@ mod database;
 mod errors;
 mod json;
 mod opened;
+mod reads;
 mod rows;
 mod vectors;
+mod writes;
 
 use pyo3::prelude::*;
 

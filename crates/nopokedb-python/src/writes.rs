@@ -1,0 +1,133 @@
+//! What changes rows.
+
+use nopokedb::{Change, NewRow, NewRows};
+use pyo3::prelude::*;
+
+use crate::database::NoPokeDB;
+use crate::{asked, json, rows, vectors};
+
+#[pymethods]
+impl NoPokeDB {
+    #[doc = include_str!("docs/add.txt")]
+    #[pyo3(signature = (vector, metadata=None, *, id=None, document=None))]
+    fn add(
+        &self,
+        py: Python<'_>,
+        vector: &Bound<'_, PyAny>,
+        metadata: Option<&Bound<'_, PyAny>>,
+        id: Option<&Bound<'_, PyAny>>,
+        document: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<u64> {
+        let opened = self.opened(py)?;
+        let vector = vectors::one(vector, opened.collection.dim())?;
+        let row = NewRow {
+            id: id.map(|id| rows::id("id", id)).transpose()?,
+            metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
+            document: document.map(|document| rows::document("document", document)).transpose()?,
+        };
+        opened.run(py, |o| o.collection.add(&vector, row)).map(|id| id.0)
+    }
+
+    #[doc = include_str!("docs/add_many.txt")]
+    #[pyo3(signature = (vectors, metadatas=None, *, ids=None, documents=None))]
+    fn add_many(
+        &self,
+        py: Python<'_>,
+        vectors: &Bound<'_, PyAny>,
+        metadatas: Option<&Bound<'_, PyAny>>,
+        ids: Option<&Bound<'_, PyAny>>,
+        documents: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Vec<u64>> {
+        let opened = self.opened(py)?;
+        let vectors = vectors::many(vectors, opened.collection.dim())?;
+        let rows = NewRows {
+            ids: ids.map(rows::ids).transpose()?,
+            metadatas: metadatas.map(rows::metadatas).transpose()?,
+            documents: documents.map(rows::documents).transpose()?,
+        };
+        let vectors = vectors.as_slice();
+        let ids = opened.run(py, |o| o.collection.add_many(vectors, rows))?;
+        Ok(ids.into_iter().map(|id| id.0).collect())
+    }
+
+    /// Replace the vector, the metadata or the document of a row, or insert it. What is None stays as it is.
+    ///
+    /// Parameters
+    /// ----------
+    /// id : int
+    ///     `vid=`, its name in 0.5.1, is taken too.
+    /// vector : array_like of shape (dim,), optional
+    ///     Needed if there is no row of that id.
+    /// metadata : dict, optional
+    ///     Replaces the old dict whole.
+    /// document : str, optional
+    ///
+    /// Raises
+    /// ------
+    /// InvalidError
+    ///     No row has that id, and no vector is given.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="upsert")
+    /// >>> db.upsert(7, [1, 0], {"name": "east"})
+    /// >>> db.upsert(7, metadata={"name": "East"})
+    /// >>> db.query([1, 0])[0]["metadata"]
+    /// {'name': 'East'}
+    #[pyo3(signature = (id=None, vector=None, metadata=None, *, document=None, vid=None))]
+    fn upsert(
+        &self,
+        py: Python<'_>,
+        id: Option<&Bound<'_, PyAny>>,
+        vector: Option<&Bound<'_, PyAny>>,
+        metadata: Option<&Bound<'_, PyAny>>,
+        document: Option<&Bound<'_, PyAny>>,
+        vid: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        let opened = self.opened(py)?;
+        let id = rows::id("id", rows::one_id("upsert", id, vid)?)?;
+        let change = Change {
+            vector: vector.map(|vector| vectors::one(vector, opened.collection.dim())).transpose()?,
+            metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
+            document: document.map(|document| rows::document("document", document)).transpose()?,
+        };
+        opened.run(py, |o| o.collection.upsert(id, change))
+    }
+
+    /// Delete a row. Its space is reclaimed in the background.
+    ///
+    /// Returns
+    /// -------
+    /// bool
+    ///     False if there is no row of that id.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="delete")
+    /// >>> db.delete(db.add([1, 0])), db.delete(99)
+    /// (True, False)
+    #[pyo3(signature = (id=None, *, vid=None))]
+    fn delete(&self, py: Python<'_>, id: Option<&Bound<'_, PyAny>>, vid: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        let opened = self.opened(py)?;
+        let Some(id) = rows::sought(rows::one_id("delete", id, vid)?)? else { return Ok(false) };
+        opened.run(py, |o| o.collection.delete(id))
+    }
+
+    /// Delete every row that passes a filter, all or none of them.
+    ///
+    /// Returns
+    /// -------
+    /// int
+    ///     How many they were.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=1, path="delete_where")
+    /// >>> ids = db.add_many([[1], [2], [3]], [{"n": 1}, {"n": 2}, {"n": 3}])
+    /// >>> db.delete_where({"n": {"$lt": 3}}), len(db)
+    /// (2, 1)
+    fn delete_where(&self, py: Python<'_>, r#where: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let filter = asked::filter(r#where)?;
+        self.opened(py)?.run(py, |o| o.collection.delete_where(&filter))
+    }
+}
