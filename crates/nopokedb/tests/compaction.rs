@@ -24,9 +24,12 @@ fn add(c: &Collection, ids: std::ops::Range<u64>) {
     c.add_many(&vectors, rows).unwrap();
 }
 
+/// Bytes of the files under `dir`. The background worker may remove some while they are counted.
 fn size(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
-    entries.map(|e| if e.file_type().unwrap().is_dir() { size(&e.path()) } else { e.metadata().unwrap().len() }).sum()
+    entries
+        .map(|e| if e.file_type().unwrap().is_dir() { size(&e.path()) } else { e.metadata().map_or(0, |m| m.len()) })
+        .sum()
 }
 
 /// Waits until `done`, which the background worker brings about; fails after a time no machine needs.
