@@ -56,6 +56,24 @@ pub(crate) fn record<'py>(
     Ok(dict)
 }
 
+/// Rows in order, None for those there are not: dicts of id and what was asked for or, with no `include`, the bare metadata.
+pub(crate) fn records<'py>(
+    py: Python<'py>,
+    records: Vec<Option<Record>>,
+    include: Option<Include>,
+) -> PyResult<Bound<'py, PyList>> {
+    let (mut reader, list) = (Reader::new(py), PyList::empty(py));
+    for found in records {
+        let row = match (found, include) {
+            (None, _) => None,
+            (Some(found), None) => reader.dict(found.metadata.as_ref())?,
+            (Some(found), Some(include)) => Some(record(&mut reader, py, &found, include)?.into_any()),
+        };
+        list.append(row)?;
+    }
+    Ok(list)
+}
+
 /// Counters as a dict, named as in the Rust struct.
 pub(crate) fn stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);

@@ -1,39 +1,79 @@
 //! What a query asks for: filters, limits, what hits carry.
 
 use nopokedb::{Error, ErrorKind, Filter, Include, Query, Subject};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use crate::errors::{caused_by, invalid, raise, type_name};
 use crate::{json, rows};
 
-/// The arguments of `query` and `query_many`; `None` is the default.
+/// The arguments of `query` and `query_many`; `None` is the default. Those that are only given by name are listed once, in
+/// [`Asked::new`].
 #[derive(Default)]
-pub(crate) struct Asked<'a, 'py> {
-    pub(crate) k: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) ef: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) filter: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) min_score: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) max_distance: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) offset: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) include: Option<&'a Bound<'py, PyAny>>,
-    pub(crate) exact: bool,
+pub(crate) struct Asked<'py> {
+    k: Option<Bound<'py, PyAny>>,
+    ef: Option<Bound<'py, PyAny>>,
+    pub(crate) filter: Option<Bound<'py, PyAny>>,
+    min_score: Option<Bound<'py, PyAny>>,
+    max_distance: Option<Bound<'py, PyAny>>,
+    offset: Option<Bound<'py, PyAny>>,
+    include: Option<Bound<'py, PyAny>>,
+    exact: Option<Bound<'py, PyAny>>,
 }
 
-impl Asked<'_, '_> {
+impl<'py> Asked<'py> {
+    /// What `method` was called with.
+    pub(crate) fn new(
+        method: &str,
+        k: Option<&Bound<'py, PyAny>>,
+        ef: Option<&Bound<'py, PyAny>>,
+        named: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Asked<'py>> {
+        let mut asked = Asked { k: k.cloned(), ef: ef.cloned(), ..Asked::default() };
+        for (name, value) in named.into_iter().flatten() {
+            let place = match name.extract::<String>()?.as_str() {
+                "where" => &mut asked.filter,
+                "min_score" => &mut asked.min_score,
+                "max_distance" => &mut asked.max_distance,
+                "offset" => &mut asked.offset,
+                "include" => &mut asked.include,
+                "exact" => &mut asked.exact,
+                other => {
+                    let message = format!("{method}() got an unexpected keyword argument '{other}'");
+                    return Err(PyTypeError::new_err(message));
+                }
+            };
+            *place = Some(value).filter(|value| !value.is_none());
+        }
+        Ok(asked)
+    }
+
     /// The query, with the beam width `ef` if none is given.
     pub(crate) fn query(&self, ef: usize) -> PyResult<Query> {
         let usual = Query::default();
         Ok(Query {
-            k: self.k.map_or(Ok(usual.k), |k| rows::count("k", 1, k))?,
-            ef: Some(self.ef.map_or(Ok(ef), |ef| rows::count("ef", 1, ef))?),
-            filter: self.filter.map(filter).transpose()?,
-            min_score: self.min_score.map(|limit| number("min_score", limit)).transpose()?,
-            max_distance: self.max_distance.map(|limit| number("max_distance", limit)).transpose()?,
-            offset: self.offset.map_or(Ok(0), |offset| rows::count("offset", 0, offset))?,
-            include: include(self.include)?,
-            exact: self.exact,
+            k: self.k.as_ref().map_or(Ok(usual.k), |k| rows::count("k", 1, k))?,
+            ef: Some(self.ef.as_ref().map_or(Ok(ef), |ef| rows::count("ef", 1, ef))?),
+            filter: self.filter.as_ref().map(filter).transpose()?,
+            min_score: self.min_score.as_ref().map(|limit| number("min_score", limit)).transpose()?,
+            max_distance: self.max_distance.as_ref().map(|limit| number("max_distance", limit)).transpose()?,
+            offset: self.offset.as_ref().map_or(Ok(0), |offset| rows::count("offset", 0, offset))?,
+            include: include(self.include.as_ref())?,
+            exact: self.exact.as_ref().map_or(Ok(false), |exact| flag("exact", exact))?,
         })
+    }
+
+    /// Takes out the filters of `query_many` if there is one for each of its vectors.
+    pub(crate) fn filter_each(&mut self) -> PyResult<Option<Vec<Option<Filter>>>> {
+        let Some(list) = self.filter.take_if(|f| f.is_instance_of::<PyList>() || f.is_instance_of::<PyTuple>()) else {
+            return Ok(None);
+        };
+        let one = |item: PyResult<Bound<'py, PyAny>>| match item? {
+            item if item.is_none() => Ok(None),
+            item => filter(&item).map(Some),
+        };
+        list.try_iter()?.map(one).collect::<PyResult<_>>().map(Some)
     }
 }
 
@@ -87,6 +127,14 @@ fn number(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f32> {
     #[allow(clippy::cast_possible_truncation)] // beyond f32 is infinite, which no distance passes
     number.map(|number| number as f32).map_err(|cause| {
         caused_by(py, invalid(py, format!("{name} must be a number, got {}", type_name(value))), cause)
+    })
+}
+
+/// A switch: True or False (or NumPy's).
+fn flag(name: &str, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = value.py();
+    value.extract::<bool>().map_err(|cause| {
+        caused_by(py, invalid(py, format!("{name} must be True or False, got {}", type_name(value))), cause)
     })
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use nopokedb::Query;
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyDict, PyList};
 
 use crate::asked::{self, Asked};
 use crate::database::NoPokeDB;
@@ -15,75 +15,76 @@ use crate::{answers, rows, vectors};
 impl NoPokeDB {
     #[doc = include_str!("docs/query.txt")]
     #[pyo3(
-        signature = (vector, k=None, ef=None, *, r#where=None, min_score=None, max_distance=None, offset=None, include=None, exact=false),
+        signature = (vector, k=None, ef=None, **named),
         text_signature = "($self, vector, k=5, ef=None, *, where=None, min_score=None, max_distance=None, offset=0, \
                           include=None, exact=False)"
     )]
-    #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn query<'py>(
         &self,
         py: Python<'py>,
         vector: &Bound<'py, PyAny>,
         k: Option<&Bound<'py, PyAny>>,
         ef: Option<&Bound<'py, PyAny>>,
-        r#where: Option<&Bound<'py, PyAny>>,
-        min_score: Option<&Bound<'py, PyAny>>,
-        max_distance: Option<&Bound<'py, PyAny>>,
-        offset: Option<&Bound<'py, PyAny>>,
-        include: Option<&Bound<'py, PyAny>>,
-        exact: bool,
+        named: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let opened = self.opened(py)?;
-        let asked = Asked { k, ef, filter: r#where, min_score, max_distance, offset, include, exact };
-        let query = asked.query(opened.ef.load(Relaxed))?;
+        let query = Asked::new("query", k, ef, named)?.query(opened.ef.load(Relaxed))?;
         let vector = vectors::one(vector, opened.collection.dim())?;
         let hits = opened.run(py, |o| o.collection.query(&vector, &query))?;
         answers::hits(&mut Reader::new(py), py, &hits, query.include)
     }
 
-    /// `query` for many vectors at once.
+    /// `query` for many vectors at once, all in one snapshot.
     ///
     /// Parameters
     /// ----------
     /// vectors : array_like of shape (n, dim)
-    /// k, ef, where, min_score, max_distance, offset, include, exact
+    /// where : dict or str, or a list of n of them (or None), optional
+    ///     One filter for all, or one for each.
+    /// k, ef, min_score, max_distance, offset, include, exact
     ///     As in `query`.
     ///
     /// Returns
     /// -------
     /// list of n lists of dict
     ///
+    /// Raises
+    /// ------
+    /// FilterError
+    ///     Also if there are not as many filters as vectors.
+    /// EmptyError, DimensionError, InvalidError, CorruptionError, ClosedError
+    ///
     /// Examples
     /// --------
     /// >>> db = NoPokeDB(dim=2, path="query_many")
-    /// >>> ids = db.add_many([[1, 0], [0, 1]])
+    /// >>> ids = db.add_many([[1, 0], [0, 1]], [{"name": "east"}, {"name": "north"}])
     /// >>> [hits[0]["id"] for hits in db.query_many([[0, 2], [2, 0]], k=1)]
     /// [1, 0]
+    /// >>> [hits[0]["id"] for hits in db.query_many([[0, 2], [0, 2]], k=1, where=["name = 'east'", None])]
+    /// [0, 1]
     #[pyo3(
-        signature = (vectors, k=None, ef=None, *, r#where=None, min_score=None, max_distance=None, offset=None, include=None, exact=false),
+        signature = (vectors, k=None, ef=None, **named),
         text_signature = "($self, vectors, k=5, ef=None, *, where=None, min_score=None, max_distance=None, offset=0, \
                           include=None, exact=False)"
     )]
-    #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn query_many<'py>(
         &self,
         py: Python<'py>,
         vectors: &Bound<'py, PyAny>,
         k: Option<&Bound<'py, PyAny>>,
         ef: Option<&Bound<'py, PyAny>>,
-        r#where: Option<&Bound<'py, PyAny>>,
-        min_score: Option<&Bound<'py, PyAny>>,
-        max_distance: Option<&Bound<'py, PyAny>>,
-        offset: Option<&Bound<'py, PyAny>>,
-        include: Option<&Bound<'py, PyAny>>,
-        exact: bool,
+        named: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let opened = self.opened(py)?;
-        let asked = Asked { k, ef, filter: r#where, min_score, max_distance, offset, include, exact };
-        let query = asked.query(opened.ef.load(Relaxed))?;
         let vectors = vectors::many(vectors, opened.collection.dim())?;
+        let mut asked = Asked::new("query_many", k, ef, named)?;
+        let filters = asked.filter_each()?;
+        let query = asked.query(opened.ef.load(Relaxed))?;
         let vectors = vectors.as_slice();
-        let answered = opened.run(py, |o| o.collection.query_many(vectors, &query))?;
+        let answered = opened.run(py, |o| match &filters {
+            Some(filters) => o.collection.query_each(vectors, filters, &query),
+            None => o.collection.query_many(vectors, &query),
+        })?;
         let mut reader = Reader::new(py);
         let lists = PyList::empty(py);
         for hits in &answered {
@@ -131,26 +132,66 @@ impl NoPokeDB {
         Ok(list)
     }
 
-    /// The metadata of a row, or None if there is no such row (or it has no metadata; `id in db` tells the two apart).
-    ///
-    /// Examples
-    /// --------
-    /// >>> db = NoPokeDB(dim=2, path="get")
-    /// >>> db.get(db.add([1, 0], {"name": "east", "tags": ["a", None, 1.5]}))
-    /// {'name': 'east', 'tags': ['a', None, 1.5]}
-    /// >>> db.get(99) is None
-    /// True
-    #[pyo3(signature = (id=None, *, vid=None))]
+    #[doc = include_str!("docs/get.txt")]
+    #[pyo3(signature = (id=None, *, include=None, vid=None))]
     fn get<'py>(
         &self,
         py: Python<'py>,
         id: Option<&Bound<'py, PyAny>>,
+        include: Option<&Bound<'py, PyAny>>,
         vid: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let opened = self.opened(py)?;
-        let Some(id) = rows::sought(rows::one_id("get", id, vid)?)? else { return Ok(None) };
-        let metadata = opened.run(py, |o| o.collection.metadata(id))?.flatten();
-        Reader::new(py).dict(metadata.as_ref())
+        let id = rows::one_id("get", id, vid)?;
+        let many = rows::is_many(id);
+        if !many && include.is_none() {
+            let Some(id) = rows::sought(id)? else { return Ok(None) };
+            let metadata = opened.run(py, |o| o.collection.metadata(id))?.flatten();
+            return Reader::new(py).dict(metadata.as_ref());
+        }
+        let ids = if many { rows::sought_ids(id)? } else { vec![rows::sought(id)?] };
+        let found =
+            opened.run(py, |o| ids.iter().map(|id| id.map_or(Ok(None), |id| o.collection.get(id))).collect())?;
+        let list = answers::records(py, found, include.map(|i| asked::include(Some(i))).transpose()?)?;
+        if many { Ok(Some(list.into_any())) } else { Ok(Some(list.get_item(0)?).filter(|row| !row.is_none())) }
+    }
+
+    /// The rows of many ids, in their order; None for those there are not.
+    ///
+    /// Parameters
+    /// ----------
+    /// ids : iterable of n ints
+    /// include : iterable of "metadata", "document", "vector", optional
+    ///     What the dicts hold besides the id; None is the metadata.
+    ///
+    /// Returns
+    /// -------
+    /// list of n dicts (or None)
+    ///
+    /// Raises
+    /// ------
+    /// InvalidError, CorruptionError, ClosedError
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="get_many")
+    /// >>> ids = db.add_many([[1, 0], [0, 1]], [{"name": "east"}, {"name": "north"}], documents=["E", "N"])
+    /// >>> db.get_many([1, 99])
+    /// [{'id': 1, 'metadata': {'name': 'north'}}, None]
+    /// >>> db.get_many(ids, include=["document"])
+    /// [{'id': 0, 'document': 'E'}, {'id': 1, 'document': 'N'}]
+    #[pyo3(signature = (ids, *, include=None))]
+    fn get_many<'py>(
+        &self,
+        py: Python<'py>,
+        ids: &Bound<'py, PyAny>,
+        include: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let (include, ids) = (asked::include(include)?, rows::sought_ids(ids)?);
+        let found = self
+            .opened(py)?
+            .run(py, |o| ids.iter().map(|id| id.map_or(Ok(None), |id| o.collection.get(id))).collect())?;
+        answers::records(py, found, Some(include))
     }
 
     #[doc = include_str!("docs/recall.txt")]
@@ -167,7 +208,8 @@ impl NoPokeDB {
         ef: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<f64> {
         let opened = self.opened(py)?;
-        let asked = Asked { filter: r#where, ef, ..Asked::default() };
+        let mut asked = Asked::new("recall", None, ef, None)?;
+        asked.filter = r#where.cloned();
         let k = k.map_or(Ok(10), |k| rows::count("k", 1, k))?;
         let query = Query { k, ..asked.query(opened.ef.load(Relaxed))? };
         let sample = sample.map_or(Ok(200), |sample| rows::count("sample", 1, sample))?;

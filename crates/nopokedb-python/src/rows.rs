@@ -30,6 +30,20 @@ pub(crate) fn sought(value: &Bound<'_, PyAny>) -> PyResult<Option<RecordId>> {
     }
 }
 
+/// Whether several ids are given rather than one.
+pub(crate) fn is_many(value: &Bound<'_, PyAny>) -> bool {
+    let one = value.is_instance_of::<PyString>() || value.is_instance_of::<PyBytes>() || integer(value).is_some();
+    !one && value.try_iter().is_ok()
+}
+
+/// The ids to look for, from any iterable; `None` for integers that no row can have.
+pub(crate) fn sought_ids(value: &Bound<'_, PyAny>) -> PyResult<Vec<Option<RecordId>>> {
+    if !is_many(value) {
+        return Err(invalid(value.py(), format!("ids must be a list of ids, got {}", type_name(value))));
+    }
+    each(value, "ids", |_, item| sought(item))
+}
+
 /// The id to write under.
 pub(crate) fn id(name: &str, value: &Bound<'_, PyAny>) -> PyResult<RecordId> {
     let refused =

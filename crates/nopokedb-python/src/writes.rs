@@ -1,7 +1,9 @@
 //! What changes rows.
 
 use nopokedb::{Change, NewRow, NewRows};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 
 use crate::database::NoPokeDB;
 use crate::{asked, json, rows, vectors};
@@ -94,26 +96,58 @@ impl NoPokeDB {
         opened.run(py, |o| o.collection.upsert(id, change))
     }
 
-    /// Delete a row. Its space is reclaimed in the background.
+    /// Delete a row, or every row that passes a filter. The space is reclaimed in the background.
+    ///
+    /// Parameters
+    /// ----------
+    /// id : int
+    ///     `vid=`, its name in 0.5.1, is taken too.
+    /// where : dict or str
+    ///     A filter, instead of an id: all rows that pass are deleted, or none of them.
     ///
     /// Returns
     /// -------
-    /// bool
-    ///     False if there is no row of that id.
+    /// bool or int
+    ///     For an id, False if there is no such row; for a filter, how many rows it were.
+    ///
+    /// Raises
+    /// ------
+    /// FilterError, InvalidError, StorageFullError, StorageError, ClosedError
     ///
     /// Examples
     /// --------
     /// >>> db = NoPokeDB(dim=2, path="delete")
     /// >>> db.delete(db.add([1, 0])), db.delete(99)
     /// (True, False)
-    #[pyo3(signature = (id=None, *, vid=None))]
-    fn delete(&self, py: Python<'_>, id: Option<&Bound<'_, PyAny>>, vid: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+    /// >>> ids = db.add_many([[1, 0], [0, 1]], [{"lang": "en"}, {"lang": "de"}])
+    /// >>> db.delete(where={"lang": "en"}), len(db)
+    /// (1, 1)
+    #[pyo3(
+        signature = (id=None, *, r#where=None, vid=None),
+        text_signature = "($self, id=None, *, where=None, vid=None)"
+    )]
+    fn delete<'py>(
+        &self,
+        py: Python<'py>,
+        id: Option<&Bound<'py, PyAny>>,
+        r#where: Option<&Bound<'py, PyAny>>,
+        vid: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let opened = self.opened(py)?;
-        let Some(id) = rows::sought(rows::one_id("delete", id, vid)?)? else { return Ok(false) };
-        opened.run(py, |o| o.collection.delete(id))
+        if let Some(filter) = r#where {
+            if id.is_some() || vid.is_some() {
+                return Err(PyTypeError::new_err("delete() got both an id and 'where'; give one of them"));
+            }
+            let filter = asked::filter(filter)?;
+            let deleted = opened.run(py, |o| o.collection.delete_where(&filter))?;
+            return Ok(deleted.into_pyobject(py)?.into_any());
+        }
+        let id = rows::sought(rows::one_id("delete", id, vid)?)?;
+        let deleted = id.map_or(Ok(false), |id| opened.run(py, |o| o.collection.delete(id)))?;
+        Ok(PyBool::new(py, deleted).to_owned().into_any())
     }
 
-    /// Delete every row that passes a filter, all or none of them.
+    /// Delete every row that passes a filter, all or none of them: `delete(where=...)` under a name of its own.
     ///
     /// Returns
     /// -------

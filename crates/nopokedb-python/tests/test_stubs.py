@@ -57,6 +57,7 @@ def signature_of(function):
 
 
 METHODS = sorted(name for name, node in MEMBERS.items() if not name.startswith("_") and not decorators(node))
+OVERLOADED = sorted(name for name, node in MEMBERS.items() if "overload" in decorators(node))
 
 
 # CPython 3.9 shows no signature of a class made through the stable ABI.
@@ -68,6 +69,13 @@ def test_signatures_are_those_of_the_class(name):
     shown = inspect.signature(NoPokeDB if name == "__init__" else getattr(NoPokeDB, name))
     real = [(p.name, p.kind, p.default) for p in shown.parameters.values() if p.name != "self"]
     assert signature_of(MEMBERS[name]) == real
+
+
+@pytest.mark.parametrize("name", OVERLOADED)
+def test_overloads_name_the_parameters_of_the_class_and_no_others(name):
+    nodes = [n for n in CLASSES["NoPokeDB"].body if isinstance(n, ast.FunctionDef) and n.name == name]
+    named = {parameter for node in nodes for parameter, _, _ in signature_of(node)}
+    assert named | {"self"} == set(inspect.signature(getattr(NoPokeDB, name)).parameters)
 
 
 def test_the_defaults_that_are_shown_are_the_ones_that_hold(path):

@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering::SeqCst;
 use crate::database::Handle;
 use crate::engine::CollectionCore;
 use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::filter::Filter;
 use crate::log::RowView;
 use crate::metadata::Metadata;
-use crate::query::execute::{self, Scope};
+use crate::query::execute::{self, Filters, Scope};
 use crate::query::request::{Hit, Query};
 use crate::types::{Metric, RecordId};
 
@@ -164,7 +165,7 @@ impl Collection {
         self.check()?;
         self.check_vectors(vector, Some(1))?;
         query.validate()?;
-        Ok(self.search(vector, query)?.pop().unwrap_or_default())
+        Ok(self.search(vector, shared(query), query)?.pop().unwrap_or_default())
     }
 
     /// [`Collection::query`] for many vectors, row-major.
@@ -172,16 +173,32 @@ impl Collection {
         self.check()?;
         self.check_vectors(vectors, None)?;
         query.validate()?;
-        self.search(vectors, query)
+        self.search(vectors, shared(query), query)
     }
 
-    /// The hits of each of `vectors`, all in one snapshot.
-    fn search(&self, vectors: &[f32], query: &Query) -> Result<Vec<Vec<Hit>>> {
+    /// [`Collection::query_many`] with a filter for each vector in place of the query's own.
+    ///
+    /// # Errors
+    /// As [`Collection::query`]; also `Invalid` when there are not as many filters as vectors.
+    pub fn query_each(&self, vectors: &[f32], filters: &[Option<Filter>], query: &Query) -> Result<Vec<Vec<Hit>>> {
+        self.check()?;
+        let rows = self.check_vectors(vectors, None)?;
+        query.validate()?;
+        if filters.len() != rows {
+            let message = format!("got {rows} vectors but {} filters; give one per vector", filters.len());
+            return Err(Error::new(ErrorKind::Invalid(Subject::Filter), message));
+        }
+        filters.iter().flatten().try_for_each(Filter::check)?;
+        self.search(vectors, Filters::Each(filters), query)
+    }
+
+    /// The hits of each of `vectors`, all in one snapshot; `filters` stand for that of `query`.
+    fn search(&self, vectors: &[f32], filters: Filters<'_>, query: &Query) -> Result<Vec<Vec<Hit>>> {
         loop {
             let generation = self.core.generation();
-            let (index, filters) = (&generation.index, &generation.filters);
-            let scope = Scope { index, view: generation.view(), filters, metric: self.metric(), ef: self.ef() };
-            if let Some(hits) = execute::run(&scope, vectors, query)? {
+            let (index, cache) = (&generation.index, &generation.filters);
+            let scope = Scope { index, view: generation.view(), filters: cache, metric: self.metric(), ef: self.ef() };
+            if let Some(hits) = execute::run(&scope, vectors, filters, query)? {
                 return Ok(hits);
             }
         }
@@ -222,6 +239,11 @@ impl std::fmt::Debug for Collection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Collection(dim {}, {}, {} rows)", self.core.dim, self.core.metric, self.core.generation().ids.len())
     }
+}
+
+/// The filter of `query`, for every vector.
+fn shared(query: &Query) -> Filters<'_> {
+    Filters::Shared(query.filter.as_ref())
 }
 
 fn record(row: &RowView<'_>) -> Result<Record> {

@@ -289,3 +289,15 @@ fn more_filters_than_are_kept_are_all_answered() {
         c.add(&[0.0, 0.0], NewRow { metadata: object(r#"{"n":0}"#), ..NewRow::default() }).unwrap();
     }
 }
+
+#[test]
+fn each_query_of_a_call_may_have_a_filter_of_its_own() {
+    let (_dir, c) = small();
+    let filters = [Some(filter("n >= 5")), None, Some(filter("n > 100")), Some(filter("n < 3"))];
+    let vectors = [0.0, 0.0].repeat(4);
+    let query = Query::nearest(2).only(filter("n = 9"));
+    let found: Vec<Vec<u64>> = c.query_each(&vectors, &filters, &query).unwrap().iter().map(|h| ids(h)).collect();
+    assert_eq!(found, [vec![5, 6], vec![0, 1], vec![], vec![0, 1]]);
+    let short = c.query_each(&vectors, &filters[1..], &query).unwrap_err();
+    assert_eq!(short.kind(), ErrorKind::Invalid(Subject::Filter));
+}

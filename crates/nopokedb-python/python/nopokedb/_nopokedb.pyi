@@ -1,9 +1,9 @@
 """What the compiled module offers, for type checkers. tests/test_stubs.py compares it with the module."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Optional, SupportsFloat, SupportsIndex, TypedDict, Union
+from typing import Any, Literal, Optional, SupportsFloat, SupportsIndex, TypedDict, Union, overload
 
 from numpy import float32
 from numpy.typing import ArrayLike, NDArray
@@ -111,7 +111,7 @@ class NoPokeDB:
         k: SupportsIndex = 5,
         ef: Optional[SupportsIndex] = None,
         *,
-        where: Optional[_Filter] = None,
+        where: Union[_Filter, Sequence[Optional[_Filter]], None] = None,
         min_score: Optional[SupportsFloat] = None,
         max_distance: Optional[SupportsFloat] = None,
         offset: SupportsIndex = 0,
@@ -128,7 +128,15 @@ class NoPokeDB:
         include: Optional[_Include] = None,
     ) -> list[Row]: ...
     def delete_where(self, where: _Filter) -> int: ...
+    @overload
     def get(self, id: Optional[SupportsIndex] = None, *, vid: Optional[SupportsIndex] = None) -> Optional[dict[str, Any]]: ...
+    @overload
+    def get(self, id: SupportsIndex, *, include: _Include) -> Optional[Row]: ...
+    @overload
+    def get(self, id: Iterable[SupportsIndex]) -> list[Optional[dict[str, Any]]]: ...
+    @overload
+    def get(self, id: Iterable[SupportsIndex], *, include: _Include) -> list[Optional[Row]]: ...
+    def get_many(self, ids: Iterable[SupportsIndex], *, include: Optional[_Include] = None) -> list[Optional[Row]]: ...
     def upsert(
         self,
         id: Optional[SupportsIndex] = None,
@@ -138,7 +146,10 @@ class NoPokeDB:
         document: Optional[str] = None,
         vid: Optional[SupportsIndex] = None,
     ) -> None: ...
+    @overload
     def delete(self, id: Optional[SupportsIndex] = None, *, vid: Optional[SupportsIndex] = None) -> bool: ...
+    @overload
+    def delete(self, *, where: _Filter) -> int: ...
     def collection(
         self,
         name: str,

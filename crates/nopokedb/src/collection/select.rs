@@ -110,7 +110,7 @@ impl Collection {
         let exact = Query { exact: true, ..with_itself.clone() };
         let (mut found, mut wanted) = (0u32, 0u32);
         let vectors = self.sample(sample, query.filter.as_ref())?;
-        let (found_all, best_all) = (self.search(&vectors, &with_itself)?, self.search(&vectors, &exact)?);
+        let (found_all, best_all) = (self.query_many(&vectors, &with_itself)?, self.query_many(&vectors, &exact)?);
         for (hits, best) in found_all.iter().zip(&best_all) {
             let Some(last) = best.last().filter(|_| best.len() > 1) else { continue };
             // By distance, for of equally near rows any will do.

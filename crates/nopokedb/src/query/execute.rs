@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Filter;
 use crate::index::{Index, Scratch};
 use crate::log::RowView;
 use crate::metadata::Metadata;
@@ -35,15 +36,39 @@ pub(crate) struct Scope<'a> {
     pub(crate) ef: usize,
 }
 
-/// The hits of each of `vectors` (row-major) in `scope`, best first. `Ok(None)` if compaction took a row away that only this
-/// (old) view could still see: the caller tries again with a fresh one.
-pub(crate) fn run(scope: &Scope<'_>, vectors: &[f32], query: &Query) -> Result<Option<Vec<Vec<Hit>>>> {
+/// Which rows the queries of one call may find.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Filters<'a> {
+    /// The same for all.
+    Shared(Option<&'a Filter>),
+    /// One for each.
+    Each(&'a [Option<Filter>]),
+}
+
+impl<'a> Filters<'a> {
+    /// The filter of the `i`-th query.
+    fn of(self, i: usize) -> Option<&'a Filter> {
+        match self {
+            Filters::Shared(filter) => filter,
+            Filters::Each(filters) => filters.get(i).and_then(Option::as_ref),
+        }
+    }
+}
+
+/// The hits of each of `vectors` (row-major) in `scope`, best first; `filters` stand for that of `query`. `Ok(None)` if
+/// compaction took a row away that only this (old) view could still see: the caller tries again with a fresh one.
+pub(crate) fn run(
+    scope: &Scope<'_>,
+    vectors: &[f32],
+    filters: Filters<'_>,
+    query: &Query,
+) -> Result<Option<Vec<Vec<Hit>>>> {
     let live = scope.view.snapshot.live as usize;
     if live == 0 {
         return Err(Error::new(ErrorKind::Empty, "the database is empty; add vectors before querying"));
     }
     let k = query.k.saturating_add(query.offset).min(live);
-    let nearest = SCRATCHES.with_borrow_mut(|scratches| scope.nearest_of_all(vectors, k, query, scratches))?;
+    let nearest = SCRATCHES.with_borrow_mut(|scratches| scope.nearest_of_all(vectors, k, filters, query, scratches))?;
     nearest.into_iter().map(|nearest| scope.hits(nearest, query)).collect()
 }
 
@@ -53,14 +78,15 @@ impl Scope<'_> {
         &self,
         vectors: &[f32],
         k: usize,
+        filters: Filters<'_>,
         query: &Query,
         scratches: &mut Vec<Scratch>,
     ) -> Result<Vec<Vec<(f32, Slot)>>> {
-        if query.filter.is_none() && !query.exact {
+        if matches!(filters, Filters::Shared(None)) && !query.exact {
             return self.index.search_many(vectors, k, query.ef.unwrap_or(self.ef), &self.view, scratches);
         }
-        let vectors = vectors.chunks_exact(self.index.params().dim);
-        vectors.map(|vector| self.nearest(vector, k, query, &mut scratches[0])).collect()
+        let vectors = vectors.chunks_exact(self.index.params().dim).enumerate();
+        vectors.map(|(i, vector)| self.nearest(vector, k, filters.of(i), query, &mut scratches[0])).collect()
     }
 
     /// The rows of `nearest` that the query asks for, or `None` if one is gone.
@@ -79,10 +105,17 @@ impl Scope<'_> {
         Ok(Some(hits))
     }
 
-    fn nearest(&self, vector: &[f32], k: usize, query: &Query, scratch: &mut Scratch) -> Result<Vec<(f32, Slot)>> {
+    fn nearest(
+        &self,
+        vector: &[f32],
+        k: usize,
+        filter: Option<&Filter>,
+        query: &Query,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<(f32, Slot)>> {
         let Scope { index, view, .. } = self;
         let ef = query.ef.unwrap_or(self.ef);
-        let Some(filter) = &query.filter else {
+        let Some(filter) = filter else {
             return match query.exact {
                 true => index.search_exact(vector, k, view, scratch),
                 false => index.search(vector, k, ef, view, scratch),
