@@ -42,14 +42,22 @@ fn eventually(db: &Database, what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn check(c: &Collection, ids: impl Iterator<Item = u64>) {
-    let mut n = 0;
+    let (mut n, mut found) = (0, 0u64);
     for i in ids {
         n += 1;
         let row = c.get(RecordId(i)).unwrap().unwrap_or_else(|| panic!("row {i} is lost"));
         assert_eq!((row.vector, row.metadata.unwrap().as_json().to_owned()), (vector(i), format!(r#"{{"i":{i}}}"#)));
-        assert_eq!(c.query(&vector(i), &Query::nearest(1)).unwrap()[0].id, RecordId(i));
+        found += u64::from(finds(c, i));
     }
-    assert_eq!(c.len().unwrap(), n);
+    assert_eq!(c.len().unwrap() as u64, n);
+    assert!(found * 100 >= n * 99, "the graph finds {found} of {n}");
+}
+
+/// A scan finds row `i` for certain; the answer is whether the graph, which promises less, does too.
+fn finds(c: &Collection, i: u64) -> bool {
+    let exact = Query { exact: true, ..Query::nearest(1) };
+    assert_eq!(c.query(&vector(i), &exact).unwrap()[0].id, RecordId(i));
+    c.query(&vector(i), &Query::nearest(1)).unwrap()[0].id == RecordId(i)
 }
 
 #[test]
@@ -85,9 +93,8 @@ fn the_log_shrinks_after_upserts_and_searches_during_it_stay_right() {
     std::thread::scope(|s| {
         s.spawn(|| {
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                for i in 300..600 {
-                    assert_eq!(c.query(&vector(i), &Query::nearest(1)).unwrap()[0].id, RecordId(i));
-                }
+                let found = (300..600).filter(|&i| finds(&c, i)).count();
+                assert!(found >= 297, "the graph finds {found} of 300");
             }
         });
         for round in 0..3u64 {

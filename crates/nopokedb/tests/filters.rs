@@ -117,7 +117,7 @@ fn compare(c: &Collection, rng: &mut Rng, when: &str) {
 
 fn random_life(graph_from: u32, rows: usize) {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { metric: Metric::L2, ef: 20, graph_from: Some(graph_from), ..Options::new(DIM) };
+    let options = Options { metric: Metric::L2, graph_from: Some(graph_from), ..Options::new(DIM) };
     let db = Database::open(dir.path(), options).unwrap();
     let c = db.collection();
     let mut rng = Rng(u64::from(graph_from));

@@ -59,6 +59,10 @@ pub(crate) const DEFAULT_GRAPH_FROM: u32 = 50_000;
 /// Queries that share one pass over the codes.
 const TILE: usize = 8;
 
+/// How much wider the beam is where only some rows may be returned: these can lie in parts of the graph that are badly
+/// linked with each other. Measured on rows that pass by their place, in the middle and far from the query.
+const FILTERED_EF: usize = 2;
+
 /// How much nearer to each other than to the node two neighbours must be for one to be dropped; see [`hnsw::neighbors`].
 const ALPHA: f32 = 1.0;
 
@@ -376,7 +380,8 @@ impl Index {
         scratch: &mut Scratch,
     ) -> Result<Vec<(f32, Slot)>> {
         let graph_len = self.graph.len().min(view.len());
-        let met = ef.max(k).saturating_mul(view.len() as usize) / shown.max(1);
+        let ef = FILTERED_EF * ef.max(k);
+        let met = ef.saturating_mul(view.len() as usize) / shown.max(1);
         match self.costs.choose(view.len(), graph_len, k, met) {
             Plan::Flat => self.search_flat(vector, k, view, scratch),
             Plan::Graph => self.search_graph(vector, k, ef, view, scratch),
