@@ -88,6 +88,8 @@ pub(crate) fn stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, 
         ("codes_memory", stats.codes_memory),
         ("rows_memory", stats.rows_memory),
         ("ids_memory", stats.ids_memory),
+        ("columns_memory", stats.columns_memory),
+        ("filters_memory", stats.filters_memory),
         ("visible_lsn", stats.visible_lsn),
         ("applied_lsn", stats.applied_lsn),
     ];

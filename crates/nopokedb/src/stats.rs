@@ -28,6 +28,10 @@ pub struct Stats {
     pub rows_memory: u64,
     /// Memory of the map from ids to rows.
     pub ids_memory: u64,
+    /// Memory of the columns of the fields that filters ask about.
+    pub columns_memory: u64,
+    /// Memory of which rows pass the filters used last.
+    pub filters_memory: u64,
     /// The last write that searches see.
     pub visible_lsn: u64,
     /// The last write that SQLite reflects.
@@ -65,6 +69,8 @@ impl Engine {
             codes_memory: memory.codes as u64,
             rows_memory: generation.rows.bytes() as u64,
             ids_memory: generation.ids.bytes() as u64,
+            columns_memory: generation.filters.column_bytes() as u64,
+            filters_memory: generation.filters.bytes() as u64,
             visible_lsn,
             applied_lsn: applier.applied_lsn.0,
             writes_stopped: self.check_writable().err().map(|e| e.to_string()).or(poisoned),

@@ -96,7 +96,7 @@ fn compare(value: Json<'_>, operand: &Scalar) -> Option<Ordering> {
     }
 }
 
-fn number_of(digits: &str) -> Option<Scalar> {
+pub(super) fn number_of(digits: &str) -> Option<Scalar> {
     if is_integer(digits) {
         return digits.parse().ok().map(Scalar::Integer);
     }

@@ -40,6 +40,12 @@ impl Like {
         &self.text
     }
 
+    /// What every text that fits begins with.
+    pub(super) fn prefix(&self) -> String {
+        let literal = |part: &Part| if let Part::Just(c) = part { Some(*c) } else { None };
+        self.parts.iter().map_while(literal).collect()
+    }
+
     /// Whether all of `text` fits. At worst the product of the lengths, without recursion.
     pub(super) fn matches(&self, text: &str) -> bool {
         let (mut at, mut rest) = (0, text.chars());

@@ -24,6 +24,7 @@
 
 mod ast;
 mod build;
+pub(crate) mod column;
 mod eval;
 mod like;
 mod parse;
@@ -36,7 +37,7 @@ use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::metadata::Metadata;
-use crate::metadata::view::{Json, Members};
+use crate::metadata::view::Members;
 
 pub use ast::Scalar;
 pub(crate) use ast::{Node, Order, Test, TestKind};
@@ -89,12 +90,8 @@ impl Filter {
         eval::holds(&self.node, metadata.members())
     }
 
-    /// Whether the record with this stored metadata text passes. One without any is like `{}`.
-    pub(crate) fn matches_text(&self, metadata: Option<&str>) -> bool {
-        let members = match metadata.map(Json::of) {
-            Some(Json::Object(members)) => members,
-            _ => Members::empty(),
-        };
+    /// Whether the record with these stored members passes.
+    pub(crate) fn holds(&self, members: Members<'_>) -> bool {
         eval::holds(&self.node, members)
     }
 

@@ -264,7 +264,7 @@ fn any_scalar() -> BoxedStrategy<Value> {
     .boxed()
 }
 
-fn any_metadata() -> BoxedStrategy<Map<String, Value>> {
+pub(super) fn any_metadata() -> BoxedStrategy<Map<String, Value>> {
     let value = any_scalar().prop_recursive(3, 12, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
@@ -277,7 +277,7 @@ fn any_metadata() -> BoxedStrategy<Map<String, Value>> {
         .boxed()
 }
 
-fn any_filter() -> BoxedStrategy<Value> {
+pub(super) fn any_filter() -> BoxedStrategy<Value> {
     let ordered = || any_scalar().prop_filter("has an order", |v| v.is_number() || v.is_string());
     let list = || prop::collection::vec(any_scalar(), 0..4);
     let text = || "[1é%_ß]{0,3}";

@@ -4,9 +4,10 @@
 //! 1. A slot's metadata never changes (an upsert makes a new slot), so a bit once computed stays right: new slots are
 //!    evaluated, old ones never again. Deaths are not in the bits; a view knows them.
 //! 2. Bits belong to one generation's slots; its cache goes with it.
-//! 3. A row that compaction dropped has its bit set. No view taken from now on sees it, and one that still does finds out
-//!    when it reads the row, and starts over.
-//! 4. The cache holds at most [`MOST_FILTERS`] filters and [`MOST_BYTES`]; the one used longest ago goes first.
+//! 3. A view that still sees a row which compaction has dropped gets its bit set, whatever the filter: it finds out when it
+//!    reads the row, and starts over. Views taken from now on see no such row, and its bit means nothing.
+//! 4. The cache holds at most [`MOST_FILTERS`] filters and [`MOST_BYTES`]; the one used longest ago goes first. Columns have
+//!    a budget of their own (`columns.rs`).
 //!
 //! Threading: a short mutex around the list of what is kept; evaluation is outside of it. Two threads that meet a new filter
 //! at once both evaluate it.
@@ -16,26 +17,37 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
 use crate::filter::Filter;
-use crate::types::Slot;
+use crate::query::bits::Bits;
+use crate::query::columns::Columns;
+use crate::query::narrow::{Narrow, holds};
+use crate::types::{Lsn, Slot};
 use crate::vectors::Visibility;
+use crate::vectors::rows::GONE;
 use crate::vectors::view::View;
 
 const MOST_FILTERS: usize = 32;
 const MOST_BYTES: usize = 64 << 20;
+/// New rows that are read rather than found in columns, which would have to take them in first.
+const READ_UP_TO: u32 = 256;
 
 /// The slots below a length that pass a filter, dead ones included.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Matches {
-    len: u32,
     ones: usize,
-    words: Vec<u64>,
+    bits: Bits,
+    /// When the last row died of those that were gone already when they were to be read.
+    lost: Lsn,
 }
 
 impl Matches {
+    fn of(bits: Bits, lost: Lsn) -> Matches {
+        Matches { ones: bits.count(), bits, lost }
+    }
+
     /// Whether the slot passes.
     #[inline]
     pub(crate) fn contains(&self, slot: Slot) -> bool {
-        self.words.get(slot.index() / 64).is_some_and(|word| word >> (slot.0 % 64) & 1 == 1)
+        self.bits.contains(slot)
     }
 
     /// How many pass, dead ones included.
@@ -50,44 +62,31 @@ impl Matches {
 
     /// Those below `len` that pass, in order.
     pub(crate) fn slots(&self, len: u32) -> impl Iterator<Item = Slot> {
-        let slots = (0u32..).step_by(64).zip(&self.words).flat_map(|(first, &word)| Bits { first, word });
-        slots.take_while(move |slot| slot.0 < len)
+        self.bits.slots().take_while(move |slot| slot.0 < len)
     }
 
-    /// These and the slots that `view` has beyond them.
-    fn extended(&self, filter: &Filter, view: &View<'_>) -> Result<Matches> {
-        let len = view.snapshot.len;
-        let mut words = Vec::with_capacity(len.div_ceil(64) as usize);
-        words.extend_from_slice(&self.words);
-        words.resize(len.div_ceil(64) as usize, 0);
-        let mut ones = self.ones;
-        for slot in (self.len..len).map(Slot) {
-            // Invariant 3.
-            if view.with_metadata(slot, |text| filter.matches_text(text))?.unwrap_or(true) {
-                words[slot.index() / 64] |= 1 << (slot.0 % 64);
-                ones += 1;
+    /// The rows of `view`, which has rows beyond these or is the first.
+    fn extended(&self, filter: &Filter, columns: &Columns, view: &View<'_>) -> Result<Matches> {
+        let (known, len) = (self.bits.len(), view.snapshot.len);
+        if len - known > READ_UP_TO {
+            let (bits, lost) = Narrow::all(filter, columns, view)?;
+            return Ok(Matches::of(bits, lost));
+        }
+        let (mut bits, mut lost) = (self.bits.grown(len), self.lost);
+        for slot in (known..len).map(Slot) {
+            if holds(view, slot, &mut lost, |members| filter.holds(members))? {
+                bits.set(slot);
             }
         }
-        Ok(Matches { len, ones, words })
+        Ok(Matches::of(bits, lost))
     }
-}
 
-/// The set bits of a word, as slots.
-struct Bits {
-    first: u32,
-    word: u64,
-}
-
-impl Iterator for Bits {
-    type Item = Slot;
-
-    fn next(&mut self) -> Option<Slot> {
-        if self.word == 0 {
-            return None;
-        }
-        let bit = self.word.trailing_zeros();
-        self.word &= self.word - 1;
-        Some(Slot(self.first + bit))
+    /// These for a view that may see rows which are gone: invariant 3.
+    fn with_lost(&self, view: &View<'_>) -> Matches {
+        let mut bits = self.bits.clone();
+        let gone = (0..view.snapshot.len).map(Slot).filter(|&s| view.rows.loc(s) == GONE && view.is_live(s));
+        gone.for_each(|slot| bits.set(slot));
+        Matches::of(bits, self.lost)
     }
 }
 
@@ -108,11 +107,12 @@ impl Visibility for Passing<'_> {
     }
 }
 
-/// What was found for the filters used last.
+/// What was found for the filters used last, and the columns it was found in.
 #[derive(Default)]
 pub(crate) struct FilterCache {
     /// The one used last is last.
     kept: Mutex<Vec<Kept>>,
+    columns: Columns,
 }
 
 struct Kept {
@@ -123,7 +123,7 @@ struct Kept {
 
 impl Kept {
     fn bytes(&self) -> usize {
-        self.bytes + 8 * self.matches.words.len()
+        self.bytes + self.matches.bits.bytes()
     }
 }
 
@@ -136,18 +136,25 @@ impl fmt::Debug for FilterCache {
 impl FilterCache {
     /// The rows of `view` that pass `filter`, and perhaps newer ones.
     pub(crate) fn matches(&self, filter: &Filter, view: &View<'_>) -> Result<Arc<Matches>> {
-        let known = self.find(filter).unwrap_or_default();
-        if known.len >= view.snapshot.len {
-            return Ok(known);
+        let mut matches = self.find(filter).unwrap_or_default();
+        if matches.bits.len() < view.snapshot.len {
+            matches = Arc::new(matches.extended(filter, &self.columns, view)?);
+            self.keep(filter, &matches);
         }
-        let matches = Arc::new(known.extended(filter, view)?);
-        self.keep(filter, &matches);
+        if view.snapshot.lsn < matches.lost {
+            return Ok(Arc::new(matches.with_lost(view)));
+        }
         Ok(matches)
     }
 
-    /// Bytes held in memory.
+    /// Bytes held in memory for the bits of filters.
     pub(crate) fn bytes(&self) -> usize {
         self.lock().iter().map(Kept::bytes).sum()
+    }
+
+    /// Bytes held in memory for columns.
+    pub(crate) fn column_bytes(&self) -> usize {
+        self.columns.bytes()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Kept>> {
@@ -165,7 +172,7 @@ impl FilterCache {
         let new = Kept { filter: filter.clone(), bytes: filter.bytes(), matches: matches.clone() };
         let mut kept = self.lock();
         if let Some(place) = kept.iter().position(|k| k.filter == *filter) {
-            if kept[place].matches.len >= matches.len {
+            if kept[place].matches.bits.len() >= matches.bits.len() {
                 // Another thread was faster.
                 return;
             }
