@@ -15,7 +15,7 @@ use crate::generation::Generation;
 use crate::log::CollectionEntry;
 use crate::options::{CollectionOptions, narrow};
 use crate::recover::index_params;
-use crate::types::{CollectionId, Lsn};
+use crate::types::{CollectionId, Lsn, Tokenizer};
 
 /// The name of the collection every database has.
 pub(crate) const DEFAULT_NAME: &str = "default";
@@ -34,6 +34,7 @@ impl Engine {
     pub(crate) fn open_collection(&self, name: &str, options: &CollectionOptions) -> Result<Arc<CollectionCore>> {
         if let Some(collection) = self.find_collection(name) {
             check_stored(&collection, options)?;
+            self.keep_tokenizer(&collection, options.tokenizer)?;
             return Ok(collection);
         }
         if name.is_empty() || name.len() > MAX_NAME {
@@ -46,6 +47,7 @@ impl Engine {
         if let Some(collection) = self.find_collection(name) {
             drop(log);
             check_stored(&collection, options)?;
+            self.keep_tokenizer(&collection, options.tokenizer)?;
             return Ok(collection);
         }
         let mut entries = self.current_entries(log.collections());
@@ -59,14 +61,29 @@ impl Engine {
             ef_construction: narrow(options.ef_construction.unwrap_or(200)),
             next_id: 0,
             model: options.model.clone(),
+            tokenizer: options.tokenizer.unwrap_or_default(),
         };
         entries.push(entry.clone());
         log.set_collections(&entries)?;
+        self.applier.tokenizers().set(id, entry.tokenizer);
         let params = index_params(&entry, &self.options);
         let generation = Generation::new(&params, &self.segments);
         let core = Arc::new(CollectionCore::new(&entry, 0, generation, Lsn(0)));
         self.insert_collection(core.clone());
         Ok(core)
+    }
+
+    /// Stores the tokenizer if the caller gives another one. The text index is built again when it is next asked.
+    fn keep_tokenizer(&self, collection: &CollectionCore, wanted: Option<Tokenizer>) -> Result<()> {
+        let tokenizers = self.applier.tokenizers();
+        let Some(wanted) = wanted.filter(|&wanted| wanted != tokenizers.get(collection.id)) else { return Ok(()) };
+        self.check_writable()?;
+        let mut log = self.lock_log();
+        let mut entries = self.current_entries(log.collections());
+        entries.iter_mut().filter(|e| e.id == collection.id).for_each(|e| e.tokenizer = wanted);
+        log.set_collections(&entries)?;
+        tokenizers.set(collection.id, wanted);
+        Ok(())
     }
 
     /// Drops the collection called `name` with all its rows; `false` if there is none.

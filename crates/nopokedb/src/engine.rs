@@ -196,6 +196,15 @@ impl Engine {
     pub(crate) fn check_stored(&self, options: &Options) -> Result<()> {
         let stored = self.default_collection();
         check_stored(&self.dir, options, stored.dim, stored.metric)?;
+        let tokenizer = self.applier.tokenizers().get(stored.id);
+        if let Some(asked) = options.tokenizer.filter(|&asked| asked != tokenizer) {
+            let dir = self.dir.display();
+            return Err(Error::argument(format!(
+                "{dir} is open in this process with tokenizer={:?}; close it before opening it with {:?}",
+                tokenizer.name(),
+                asked.name()
+            )));
+        }
         let asked = (options.m.unwrap_or(stored.m), options.ef_construction.unwrap_or(stored.ef_construction));
         if asked == (stored.m, stored.ef_construction) {
             return Ok(());

@@ -36,7 +36,7 @@ pub use metadata::{MAX_DEPTH, MAX_METADATA_BYTES, Metadata};
 pub use options::{CollectionOptions, MAX_DIM, Options};
 pub use query::request::{Hit, Include, Query};
 pub use stats::Stats;
-pub use types::{CollectionId, Lsn, Metric, RecordId, SegmentNo, Slot};
+pub use types::{CollectionId, Lsn, Metric, RecordId, SegmentNo, Slot, Tokenizer};
 pub use verify::Report;
 
 /// What tests outside this crate need: the disk as a trait, a simulated one, and the crash enumeration. Not public API.

@@ -1,7 +1,7 @@
 //! Options as plain structs. A value out of range is refused naming the limit, never capped quietly.
 
 use crate::error::{Error, Result};
-use crate::types::Metric;
+use crate::types::{Metric, Tokenizer};
 
 /// The largest dimension: it is stored in 16 bits, and 65,535 floats are already 256 KiB a row.
 pub const MAX_DIM: usize = 65_535;
@@ -28,6 +28,9 @@ pub struct Options {
     pub ef_construction: Option<usize>,
     /// Beam width of a query unless the query says otherwise, 1 to 65,536.
     pub ef: usize,
+    /// How documents are cut into words for full-text search. `None` keeps the stored choice, or is
+    /// [`Tokenizer::Unicode61`] in a new database. Changing it rebuilds the text index in the background.
+    pub tokenizer: Option<Tokenizer>,
     /// How long to wait for another writer to let go, in milliseconds. 0 fails at once.
     pub timeout_ms: u64,
     /// Opens a directory on a network file system, whose locks and fsync cannot be trusted.
@@ -54,6 +57,7 @@ impl Options {
             m: None,
             ef_construction: None,
             ef: 50,
+            tokenizer: None,
             timeout_ms: 0,
             force_network_fs: false,
             segment_bytes: 64 << 20,
@@ -92,12 +96,15 @@ pub struct CollectionOptions {
     pub ef_construction: Option<usize>,
     /// The name of the model that makes the vectors: stored, and compared when the collection is opened with one.
     pub model: Option<String>,
+    /// How documents are cut into words for full-text search. `None` keeps the stored choice, or is
+    /// [`Tokenizer::Unicode61`] in a new collection.
+    pub tokenizer: Option<Tokenizer>,
 }
 
 impl CollectionOptions {
     /// The defaults for vectors of dimension `dim`: cosine, M 16, ef_construction 200.
     pub fn new(dim: usize) -> Self {
-        CollectionOptions { dim, metric: Metric::Cosine, m: None, ef_construction: None, model: None }
+        CollectionOptions { dim, metric: Metric::Cosine, m: None, ef_construction: None, model: None, tokenizer: None }
     }
 
     /// Refuses values out of range, naming the limit.

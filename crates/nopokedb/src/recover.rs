@@ -29,7 +29,7 @@ use crate::io::atomic::create_dir_durable;
 use crate::io::lock;
 use crate::io::vfs::{EntryKind, Vfs};
 use crate::log::{CollectionEntry, DirState, Log, LogOptions, RowKind, SegmentKind, Survey, inspect};
-use crate::meta::{Applier, MetaLocation, MetaStore, Opened};
+use crate::meta::{Applier, MetaLocation, MetaStore, Opened, Tokenizers};
 use crate::options::{Options, narrow};
 use crate::types::{CollectionId, Lsn, RecordId, Slot};
 use crate::vectors::rows::{GONE, Loc, SegmentTable, SharedSegments};
@@ -71,13 +71,15 @@ impl Engine {
                 check_default(dir, options, survey.collections())?;
                 survey.check_tables()?;
                 // A cache that is ahead of the log means lost writes. Settling would remove what may be left of them.
-                let store = MetaStore::open(meta, survey.db_uuid(), survey.last_lsn())?;
+                let tokenizers = tokenizers_of(survey.collections(), options);
+                let store = MetaStore::open(meta, survey.db_uuid(), survey.last_lsn(), tokenizers)?;
                 (Log::settle(vfs.clone(), dir, log_options, survey)?.0, store)
             }
             _ => {
                 sync_parent(&*vfs, dir)?;
                 let log = Log::create(vfs.clone(), dir, log_options, &[default_entry(options)])?;
-                let store = MetaStore::open(meta, log.db_uuid(), log.last_lsn())?;
+                let tokenizers = tokenizers_of(log.collections(), options);
+                let store = MetaStore::open(meta, log.db_uuid(), log.last_lsn(), tokenizers)?;
                 (log, store)
             }
         };
@@ -113,7 +115,8 @@ impl Engine {
     }
 }
 
-/// Stores `M` and `ef_construction` if the caller gives other ones: the graph is a cache and is built again with them.
+/// Stores `M`, `ef_construction` and the tokenizer if the caller gives other ones: the graph and the text index are caches
+/// and are built again with them.
 fn keep_build_parameters(
     log: &mut Log,
     mut entries: Vec<CollectionEntry>,
@@ -122,14 +125,26 @@ fn keep_build_parameters(
     let (m, ef_construction) = (options.m.map(narrow), options.ef_construction.map(narrow));
     let mut changed = false;
     for entry in entries.iter_mut().filter(|e| e.id == CollectionId::DEFAULT) {
-        let wanted = (m.unwrap_or(entry.m), ef_construction.unwrap_or(entry.ef_construction));
-        changed |= wanted != (entry.m, entry.ef_construction);
-        (entry.m, entry.ef_construction) = wanted;
+        let stored = (entry.m, entry.ef_construction, entry.tokenizer);
+        let tokenizer = options.tokenizer.unwrap_or(entry.tokenizer);
+        let wanted = (m.unwrap_or(entry.m), ef_construction.unwrap_or(entry.ef_construction), tokenizer);
+        changed |= wanted != stored;
+        (entry.m, entry.ef_construction, entry.tokenizer) = wanted;
     }
     if changed {
         log.set_collections(&entries)?;
     }
     Ok(entries)
+}
+
+/// How each collection's documents are cut into words from now on.
+fn tokenizers_of(entries: &[CollectionEntry], options: &Options) -> Tokenizers {
+    let tokenizers = Tokenizers::default();
+    for entry in entries.iter().filter(|e| !e.is_dropped()) {
+        let given = options.tokenizer.filter(|_| entry.id == CollectionId::DEFAULT);
+        tokenizers.set(entry.id, given.unwrap_or(entry.tokenizer));
+    }
+    tokenizers
 }
 
 /// Makes the directory's own name durable before anything in it is acknowledged: whoever made the directory, perhaps a
@@ -154,6 +169,7 @@ fn default_entry(options: &Options) -> CollectionEntry {
         ef_construction: narrow(options.ef_construction.unwrap_or(200)),
         next_id: 0,
         model: None,
+        tokenizer: options.tokenizer.unwrap_or_default(),
     }
 }
 

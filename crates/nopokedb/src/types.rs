@@ -99,6 +99,45 @@ impl Metric {
     }
 }
 
+/// How documents are cut into words for full-text search; queries are cut in the same way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Tokenizer {
+    /// Runs of letters and digits, without case and accents: `Café` is found by `cafe`. For languages that put spaces
+    /// between words.
+    #[default]
+    Unicode61,
+    /// As [`Tokenizer::Unicode61`], and English words by their stems: `running` is found by `runs`.
+    Porter,
+    /// Every three characters in a row, without case and accents: finds words inside of words, and languages without
+    /// spaces, like Chinese and Japanese. The index is several times as large.
+    Trigram,
+}
+
+impl Tokenizer {
+    /// All there are.
+    pub const ALL: [Tokenizer; 3] = [Tokenizer::Unicode61, Tokenizer::Porter, Tokenizer::Trigram];
+
+    /// The name users write: `"unicode61"`, `"porter"` or `"trigram"`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Tokenizer::Unicode61 => "unicode61",
+            Tokenizer::Porter => "porter",
+            Tokenizer::Trigram => "trigram",
+        }
+    }
+
+    /// The tokenizer of that name.
+    pub fn from_name(name: &str) -> Option<Tokenizer> {
+        Self::ALL.into_iter().find(|t| t.name() == name)
+    }
+}
+
+impl fmt::Display for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -3,7 +3,7 @@ use serde_json::{Map, json};
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::meta::{Applier, MetaLocation, MetaRow, MetaStore, RowKind};
+use crate::meta::{Applier, MetaLocation, MetaRow, MetaStore, RowKind, Tokenizers};
 use crate::types::{CollectionId, Lsn, RecordId};
 
 fn matches(filter: &Value, metadata: Value) -> bool {
@@ -412,7 +412,7 @@ proptest! {
         filters in prop::collection::vec(any_filter(), 1..12),
     ) {
         let records: Vec<_> = records.iter().map(|r| (r, Metadata::from_map(r).unwrap())).collect();
-        let (mut store, _) = MetaStore::open(MetaLocation::Memory, [1; 16], Lsn(0)).unwrap();
+        let (mut store, _) = MetaStore::open(MetaLocation::Memory, [1; 16], Lsn(0), Tokenizers::default()).unwrap();
         let rows = records.iter().zip(0u64..).map(|((_, metadata), i)| MetaRow {
             lsn: Lsn(i + 1),
             collection: CollectionId(0),

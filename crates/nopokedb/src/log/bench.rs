@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Batch, CollectionEntry, FrameBuilder, Log, LogOptions, NewRowRef, RowKind};
 use crate::error::Result;
 use crate::io::disk::Disk;
-use crate::types::{CollectionId, Metric, RecordId};
+use crate::types::{CollectionId, Metric, RecordId, Tokenizer};
 
 /// A log on the real disk with one collection.
 #[derive(Debug)]
@@ -21,7 +21,17 @@ pub struct LogBench {
 impl LogBench {
     pub fn create(dir: &Path, dim: u16) -> Result<LogBench> {
         let (id, name, metric) = (CollectionId::DEFAULT, "default".to_owned(), Metric::Cosine);
-        let entry = CollectionEntry { id, name, dim, metric, m: 16, ef_construction: 200, next_id: 0, model: None };
+        let entry = CollectionEntry {
+            id,
+            name,
+            dim,
+            metric,
+            m: 16,
+            ef_construction: 200,
+            next_id: 0,
+            model: None,
+            tokenizer: Tokenizer::default(),
+        };
         let log = Log::create(Arc::new(Disk), dir, LogOptions::new(64 << 20), &[entry])?;
         Ok(LogBench { log, dim, next_id: 0 })
     }

@@ -13,7 +13,7 @@ use super::segment::FooterRef;
 use crate::error::{Error, IoContext, Result};
 use crate::io::atomic::{WriteFailed, write_atomic};
 use crate::io::vfs::{EntryKind, Vfs, read_file};
-use crate::types::{CollectionId, Lsn, Metric, SegmentNo};
+use crate::types::{CollectionId, Lsn, Metric, SegmentNo, Tokenizer};
 
 const MAGIC: [u8; 8] = *b"NPKDBMAN";
 const HEAD: usize = 96;
@@ -38,6 +38,8 @@ pub(crate) struct CollectionEntry {
     pub(crate) next_id: u64,
     /// What made the vectors, if the caller said so.
     pub(crate) model: Option<String>,
+    /// How its documents are cut into words.
+    pub(crate) tokenizer: Tokenizer,
 }
 
 /// A sealed segment.
@@ -157,7 +159,7 @@ fn encode_segment(s: &SegmentEntry, out: &mut Vec<u8>) {
 fn encode_collection(c: &CollectionEntry, out: &mut Vec<u8>) {
     out.extend_from_slice(&c.id.0.to_le_bytes());
     out.extend_from_slice(&c.dim.to_le_bytes());
-    out.extend_from_slice(&[metric_code(c.metric), 0]);
+    out.extend_from_slice(&[metric_code(c.metric), tokenizer_code(c.tokenizer)]);
     for number in [c.m, c.ef_construction] {
         out.extend_from_slice(&number.to_le_bytes());
     }
@@ -167,6 +169,15 @@ fn encode_collection(c: &CollectionEntry, out: &mut Vec<u8>) {
     out.extend_from_slice(&c.model.as_ref().map_or(NO_MODEL, |m| count(m.len())).to_le_bytes());
     out.extend_from_slice(c.name.as_bytes());
     out.extend_from_slice(c.model.as_deref().unwrap_or("").as_bytes());
+}
+
+/// Directories from before there was a choice have 0.
+fn tokenizer_code(tokenizer: Tokenizer) -> u8 {
+    match tokenizer {
+        Tokenizer::Unicode61 => 0,
+        Tokenizer::Porter => 1,
+        Tokenizer::Trigram => 2,
+    }
 }
 
 fn metric_code(metric: Metric) -> u8 {
@@ -210,6 +221,7 @@ impl<'a> Reader<'a> {
         let at = self.at;
         let b = self.next(COLLECTION_ENTRY)?;
         let metric = [Metric::Cosine, Metric::L2, Metric::Ip].into_iter().find(|m| metric_code(*m) == b[6]);
+        let tokenizer = Tokenizer::ALL.into_iter().find(|t| tokenizer_code(*t) == b[7]);
         let (name_len, model_len) = (u32_at(b, 32), u32_at(b, 36));
         Ok(CollectionEntry {
             id: CollectionId(u32_at(b, 0)),
@@ -219,6 +231,7 @@ impl<'a> Reader<'a> {
             ef_construction: u32_at(b, 12),
             next_id: u64_at(b, 16),
             name: self.text(name_len)?,
+            tokenizer: tokenizer.ok_or(damaged(at + 7, "a collection's tokenizer is unknown"))?,
             model: if model_len == NO_MODEL { None } else { Some(self.text(model_len)?) },
         })
     }
@@ -309,6 +322,7 @@ mod tests {
             ef_construction: 200,
             next_id: 10,
             model: Some("m".to_owned()),
+            tokenizer: Tokenizer::Unicode61,
         };
         Manifest {
             number: 4,
@@ -318,7 +332,10 @@ mod tests {
             next_segment: 5,
             last_compaction_ms: 0,
             segments: vec![segment],
-            collections: vec![CollectionEntry { model: None, ..collection.clone() }, collection],
+            collections: vec![
+                CollectionEntry { model: None, ..collection.clone() },
+                CollectionEntry { tokenizer: Tokenizer::Porter, ..collection },
+            ],
         }
     }
 
@@ -349,7 +366,7 @@ mod tests {
             "0a000000000000000000000000000000", // next_id, reserved
             "01000000ffffffff",                 // name length, model length
             "61",                               // name
-            "0100000003000200",                 // collection 1, dim 3, l2
+            "0100000003000201",                 // collection 1, dim 3, l2, porter
             "10000000c8000000",                 // M, ef_construction
             "0a000000000000000000000000000000", // next_id, reserved
             "0100000001000000",                 // name length, model length
@@ -373,8 +390,8 @@ mod tests {
     #[test]
     fn counts_and_lengths_are_not_believed_even_with_a_good_hash() {
         let good = example().encode();
-        // The counts of segments and collections, a name's length, a model's length, a kind and a metric.
-        for at in [80, 81, 83, 84, 87, 96 + 80 + 32, 96 + 80 + 35, 96 + 80 + 36, 96 + 4, 96 + 80 + 6] {
+        // The counts of segments and collections, a name's length, a model's length, a kind, a metric and a tokenizer.
+        for at in [80, 81, 83, 84, 87, 96 + 80 + 32, 96 + 80 + 35, 96 + 80 + 36, 96 + 4, 96 + 80 + 6, 96 + 80 + 7] {
             let mut bad = good.clone();
             bad[at] = 0xF1;
             let hash = hash128(&bad[24..]);

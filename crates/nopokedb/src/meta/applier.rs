@@ -12,9 +12,10 @@ use std::thread::JoinHandle;
 use super::connection::{Outcome, Trouble};
 use super::queue::{ApplierStats, Job, Shared};
 use super::readers::{MetaRecord, Reader, Readers};
+use super::text::{Scratch, Tokenizers};
 use super::{AppliedBatch, MetaStore};
 use crate::error::{Error, Result};
-use crate::types::{CollectionId, Lsn, RecordId};
+use crate::types::{CollectionId, Lsn, RecordId, Tokenizer};
 
 /// Takes one batch of a replay.
 pub(crate) type Sink<'s> = dyn FnMut(Box<dyn AppliedBatch>) -> Result<()> + 's;
@@ -25,6 +26,8 @@ pub(crate) type Replay = Box<dyn FnMut(Lsn, Lsn, &mut Sink<'_>) -> Result<()> + 
 /// Batches of a replay in one transaction.
 const REPLAY_ROWS: usize = 256 << 10;
 const REPLAY_BYTES: usize = 64 << 20;
+/// Idle cutters of words that are kept.
+const SCRATCHES: usize = 8;
 /// How often a read is tried on a cache that turns out to be damaged.
 const ATTEMPTS: u32 = 3;
 
@@ -32,6 +35,8 @@ const ATTEMPTS: u32 = 3;
 pub(crate) struct Applier {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
+    tokenizers: Tokenizers,
+    scratches: Mutex<Vec<Scratch>>,
     /// The process that started the thread. In a forked child there is no such thread, and the file is the parent's.
     pid: u32,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -48,6 +53,7 @@ impl Applier {
     pub(crate) fn start(store: MetaStore, replay: Replay) -> Result<Applier> {
         let shared = Arc::new(Shared::new(store.applied_lsn(), store.durable_lsn()));
         let readers = Arc::new(Readers::new(store.place().clone()));
+        let tokenizers = store.tokenizers().clone();
         let mut worker = Worker {
             store,
             replay,
@@ -60,7 +66,14 @@ impl Applier {
             .name("nopokedb-meta".into())
             .spawn(move || worker.run())
             .map_err(|e| Error::io("start a thread for", "meta.sqlite".as_ref(), e))?;
-        Ok(Applier { shared, readers, pid: std::process::id(), thread: Mutex::new(Some(thread)) })
+        Ok(Applier {
+            shared,
+            readers,
+            tokenizers,
+            scratches: Mutex::default(),
+            pid: std::process::id(),
+            thread: Mutex::new(Some(thread)),
+        })
     }
 
     /// Hands in committed rows, in LSN order. Waits if very much is queued already.
@@ -136,6 +149,27 @@ impl Applier {
     /// How many records `collection` has, as of `lsn` or later.
     pub(crate) fn count(&self, lsn: Lsn, collection: CollectionId) -> Result<u64> {
         self.read(lsn, |reader| reader.count(collection))
+    }
+
+    /// How each collection's documents are cut into words.
+    pub(crate) fn tokenizers(&self) -> &Tokenizers {
+        &self.tokenizers
+    }
+
+    /// Lends something that cuts single texts.
+    pub(crate) fn with_scratch<T>(&self, tokenizer: Tokenizer, f: impl FnOnce(&Scratch) -> Outcome<T>) -> Result<T> {
+        let lock = || self.scratches.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = {
+            let mut idle = lock();
+            idle.iter().position(|s| s.tokenizer() == tokenizer).map(|i| idle.swap_remove(i))
+        };
+        let scratch = idle.map_or_else(|| Scratch::new(tokenizer), Ok)?;
+        let result = f(&scratch)?;
+        let mut idle = lock();
+        if idle.len() < SCRATCHES {
+            idle.push(scratch);
+        }
+        Ok(result)
     }
 
     /// Applies what was submitted, checkpoints, closes the file and ends the thread. Nothing depends on its success.

@@ -41,6 +41,12 @@ pub(super) fn remove_companions(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Removes the database and what belongs to it.
+pub(super) fn discard(path: &Path) -> Result<()> {
+    std::fs::remove_file(path).context("remove", path)?;
+    remove_companions(path)
+}
+
 /// Renames the database to `<path>.damaged-<n>` for whoever wants to look at it, and returns that name. Only the latest
 /// is kept, so that damage upon damage does not fill the disk.
 pub(super) fn quarantine(path: &Path) -> Result<PathBuf> {

@@ -26,6 +26,7 @@ mod records;
 mod store;
 #[cfg(test)]
 mod tests;
+pub(crate) mod text;
 
 use std::path::PathBuf;
 
@@ -37,6 +38,7 @@ pub(crate) use connection::{Outcome, Trouble};
 pub(crate) use queue::ApplierStats;
 pub(crate) use readers::{Bound, Cell, MetaRecord, Reader};
 pub(crate) use store::MetaStore;
+pub(crate) use text::Tokenizers;
 
 /// Where the cache lives.
 #[derive(Clone, Debug, PartialEq, Eq)]

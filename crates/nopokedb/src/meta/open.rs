@@ -7,12 +7,13 @@ use super::connection::{Outcome, Place, Trouble, begin_writing};
 use super::files;
 use super::records::signed;
 use super::store::MetaStore;
+use super::text::{self, Tokenizers};
 use super::{Found, MetaLocation, Opened};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::Lsn;
 
 const SCHEMA: &str = include_str!("schema.sql");
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// The one row of the table `state`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,14 +81,19 @@ impl MetaStore {
     ///
     /// # Errors
     /// [`ErrorKind::Corruption`] if the file is ahead of the log; then nothing was touched.
-    pub(crate) fn open(location: MetaLocation, uuid: [u8; 16], log_last: Lsn) -> Result<(MetaStore, Opened)> {
+    pub(crate) fn open(
+        location: MetaLocation,
+        uuid: [u8; 16],
+        log_last: Lsn,
+        tokenizers: Tokenizers,
+    ) -> Result<(MetaStore, Opened)> {
         let place = Place::of(location);
-        match open_at(&place, uuid, log_last) {
+        match open_at(&place, uuid, log_last, &tokenizers) {
             Err(e) if matches!(e.kind(), ErrorKind::Io | ErrorKind::Full) => {
                 let found = Found::Unavailable { why: e.message().to_owned() };
                 let state = State::fresh(uuid);
                 let opened = Opened { applied_lsn: Lsn(0), chain: state.chain, found };
-                Ok((MetaStore::new(None, place, state, log_last), opened))
+                Ok((MetaStore::new(None, place, state, log_last, tokenizers), opened))
             }
             opened => opened,
         }
@@ -95,11 +101,16 @@ impl MetaStore {
 }
 
 /// Opens the cache at `place`, now.
-pub(super) fn open_at(place: &Place, uuid: [u8; 16], log_last: Lsn) -> Result<(MetaStore, Opened)> {
+pub(super) fn open_at(
+    place: &Place,
+    uuid: [u8; 16],
+    log_last: Lsn,
+    tokenizers: &Tokenizers,
+) -> Result<(MetaStore, Opened)> {
     let begin = |found: Found| {
         let (conn, state) = create(place, uuid)?;
         let opened = Opened { applied_lsn: Lsn(0), chain: state.chain, found };
-        Ok((MetaStore::new(Some(conn), place.clone(), state, log_last), opened))
+        Ok((MetaStore::new(Some(conn), place.clone(), state, log_last, tokenizers.clone()), opened))
     };
     let Some(path) = place.path() else { return begin(Found::Fresh) };
     if !files::exists(path)? {
@@ -107,9 +118,15 @@ pub(super) fn open_at(place: &Place, uuid: [u8; 16], log_last: Lsn) -> Result<(M
         return begin(Found::Fresh);
     }
     match existing(place, uuid, log_last) {
+        // Its text is cut in another way than is wanted now: nothing of it is worth keeping beside the file that replaces it.
+        Ok(Some((conn, _))) if !tokenizers.agree_with(&conn)? => {
+            drop(conn);
+            files::discard(path)?;
+            begin(Found::Fresh)
+        }
         Ok(Some((conn, state))) => {
             let opened = Opened { applied_lsn: state.applied, chain: state.chain, found: Found::Intact };
-            Ok((MetaStore::new(Some(conn), place.clone(), state, log_last), opened))
+            Ok((MetaStore::new(Some(conn), place.clone(), state, log_last, tokenizers.clone()), opened))
         }
         Ok(None) => begin(Found::Fresh),
         Err(Trouble::Failed(e)) => Err(e),
@@ -139,7 +156,7 @@ fn existing(place: &Place, uuid: [u8; 16], log_last: Lsn) -> Outcome<Option<(Con
     if found.is_empty() {
         return Ok(None);
     }
-    if found != expected_schema()? {
+    if found != text::expected_schema(&conn, SCHEMA)? {
         return Err(Trouble::Damaged("its tables are not the ones this version makes".into()));
     }
     let state = State::read(&conn)?;
@@ -167,20 +184,15 @@ fn existing(place: &Place, uuid: [u8; 16], log_last: Lsn) -> Outcome<Option<(Con
 
 /// SQLite's own check of its pages.
 pub(super) fn quick_check(conn: &Connection) -> Outcome<()> {
+    text::refresh(conn)?;
     let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if verdict == "ok" { Ok(()) } else { Err(Trouble::Damaged(verdict)) }
 }
 
 /// Every object of the schema, as the SQL that made it.
-fn schema_of(conn: &Connection) -> Outcome<Vec<String>> {
+pub(super) fn schema_of(conn: &Connection) -> Outcome<Vec<String>> {
     let mut statement = conn.prepare("SELECT type || ' ' || name || ': ' || ifnull(sql, '') FROM sqlite_schema")?;
     let mut objects = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
     objects.sort();
     Ok(objects)
-}
-
-fn expected_schema() -> Outcome<Vec<String>> {
-    let conn = Connection::open_in_memory()?;
-    conn.execute_batch(SCHEMA)?;
-    schema_of(&conn)
 }

@@ -119,6 +119,10 @@ pub(crate) struct Reader<'c> {
 const COLUMNS: &str = "lsn, collection, id, key, metadata, document, expires_ms, hash";
 
 impl Reader<'_> {
+    pub(super) fn conn(&self) -> &Connection {
+        self.conn
+    }
+
     /// The operations up to here are in this state.
     pub(crate) fn applied_lsn(&self) -> Outcome<Lsn> {
         Ok(State::read(self.conn)?.applied)

@@ -4,14 +4,16 @@
 //! 1. Rows are written in the order they come, which is LSN order.
 //! 2. A run of puts goes in as one plain INSERT of [`CHUNK`] rows. If any of their ids exists, SQLite undoes that one
 //!    statement and the run is written row by row, replacing.
-//! 3. The counts in `collections` follow every insert and delete, from the number of rows SQLite says it changed.
+//! 3. A row's document goes into its collection's text index in the same transaction (`text.rs`).
+//! 4. The counts in `collections` follow every insert and delete, from the number of rows SQLite says it changed.
 
 use std::collections::BTreeMap;
 
-use rusqlite::{CachedStatement, Connection, ErrorCode};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::connection::Outcome;
+use super::text::{TextWriter, Tokenizers};
 use super::{MetaRow, RowKind};
 
 /// Rows in one INSERT: most of the gain of many rows per statement, at 512 parameters.
@@ -19,7 +21,7 @@ const CHUNK: usize = 64;
 const COLUMNS: usize = 8;
 
 const INSERT_ONE: &str = "INSERT INTO records VALUES (?,?,?,?,?,?,?,?)";
-const DELETE: &str = "DELETE FROM records WHERE collection = ?1 AND id = ?2";
+const DELETE: &str = "DELETE FROM records WHERE collection = ?1 AND id = ?2 RETURNING lsn, document IS NOT NULL";
 const COUNT: &str = "INSERT INTO collections VALUES (?1, ?2, ?3) \
                      ON CONFLICT (collection) DO UPDATE SET rows = excluded.rows, hash = excluded.hash";
 
@@ -56,11 +58,13 @@ pub(super) struct Writer<'c, 'r> {
     many: Option<CachedStatement<'c>>,
     /// How many rows each collection has gained.
     gained: BTreeMap<u32, i64>,
+    texts: TextWriter<'c>,
 }
 
 impl<'c, 'r> Writer<'c, 'r> {
-    pub(super) fn new(conn: &'c Connection) -> Self {
-        Writer { conn, pending: Vec::with_capacity(CHUNK), many: None, gained: BTreeMap::new() }
+    pub(super) fn new(conn: &'c Connection, tokenizers: &Tokenizers) -> Self {
+        let texts = TextWriter::new(conn, tokenizers);
+        Writer { conn, pending: Vec::with_capacity(CHUNK), many: None, gained: BTreeMap::new(), texts }
     }
 
     /// Takes the next operation.
@@ -114,6 +118,7 @@ impl<'c, 'r> Writer<'c, 'r> {
         }
         for row in rows {
             *self.gained.entry(row.collection.0).or_default() += 1;
+            self.texts.insert(row)?;
         }
         Ok(true)
     }
@@ -126,13 +131,15 @@ impl<'c, 'r> Writer<'c, 'r> {
             insert.raw_execute()?;
         }
         *self.gained.entry(row.collection.0).or_default() += 1;
-        Ok(())
+        self.texts.insert(row)
     }
 
     fn delete(&mut self, row: &MetaRow<'_>) -> Outcome<()> {
-        let gone = self.conn.prepare_cached(DELETE)?.execute((row.collection.0, signed(row.id.0)))?;
-        *self.gained.entry(row.collection.0).or_default() -= i64::try_from(gone).unwrap_or(i64::MAX);
-        Ok(())
+        let mut delete = self.conn.prepare_cached(DELETE)?;
+        let gone = delete.query_row((row.collection.0, signed(row.id.0)), |row| Ok((row.get(0)?, row.get(1)?)));
+        let Some((lsn, has_document)) = gone.optional()? else { return Ok(()) };
+        *self.gained.entry(row.collection.0).or_default() -= 1;
+        if has_document { self.texts.delete(row.collection.0, lsn) } else { Ok(()) }
     }
 }
 

@@ -22,6 +22,14 @@ CREATE TABLE collections(
     hash       INTEGER NOT NULL
 ) STRICT;
 
+-- Which collections have a text index: the FTS5 table text_<collection>, made with the collection's first document. Its
+-- rowid is the row's lsn, and it keeps no copy of the text: that is in records. text_<collection>_words lists its words.
+CREATE TABLE texts(
+    collection INTEGER PRIMARY KEY,
+    tokenizer  TEXT NOT NULL,
+    hash       INTEGER NOT NULL
+) STRICT;
+
 -- What the tables reflect: every operation of the log up to applied_lsn, and nothing after it.
 CREATE TABLE state(
     one            INTEGER PRIMARY KEY CHECK (one = 1),

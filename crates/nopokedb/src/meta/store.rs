@@ -10,6 +10,7 @@ use super::connection::{Outcome, Place, Trouble};
 use super::files::{self, FileId};
 use super::open::{State, create, open_at};
 use super::records::Writer;
+use super::text::Tokenizers;
 use super::{AppliedBatch, MetaRow};
 use crate::error::{Error, Result};
 use crate::types::Lsn;
@@ -27,18 +28,26 @@ pub(crate) struct MetaStore {
     durable: Lsn,
     /// Which file `conn` has open; another one under its name means that ours was removed.
     file: Option<FileId>,
+    /// How documents are cut into words.
+    tokenizers: Tokenizers,
 }
 
 impl MetaStore {
-    pub(super) fn new(conn: Option<Connection>, place: Place, state: State, log_last: Lsn) -> MetaStore {
+    pub(super) fn new(
+        conn: Option<Connection>,
+        place: Place,
+        state: State,
+        log_last: Lsn,
+        tokenizers: Tokenizers,
+    ) -> MetaStore {
         let file = place.path().filter(|_| conn.is_some()).and_then(files::identity);
-        MetaStore { conn, place, state, log_last, durable: Lsn(0), file }
+        MetaStore { conn, place, state, log_last, durable: Lsn(0), file, tokenizers }
     }
 
     /// Opens the file if that was not possible before.
     pub(super) fn ensure_open(&mut self) -> Result<()> {
         if self.conn.is_none() {
-            (*self, _) = open_at(&self.place, self.state.uuid, self.log_last)?;
+            (*self, _) = open_at(&self.place, self.state.uuid, self.log_last, &self.tokenizers)?;
         }
         Ok(())
     }
@@ -55,6 +64,10 @@ impl MetaStore {
             Place::File(_) => self.durable,
             Place::Memory(_) => Lsn(u64::MAX),
         }
+    }
+
+    pub(super) fn tokenizers(&self) -> &Tokenizers {
+        &self.tokenizers
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -89,7 +102,7 @@ impl MetaStore {
         }
         let state = State { applied: upto, chain, clean: false, ..self.state.clone() };
         let tx = Transaction::new_unchecked(self.conn()?, TransactionBehavior::Immediate)?;
-        let mut writer = Writer::new(&tx);
+        let mut writer = Writer::new(&tx, &self.tokenizers);
         for row in rows {
             let row = row?;
             if row.lsn <= self.state.applied {
@@ -147,13 +160,15 @@ impl MetaStore {
 
     /// Sets the file aside and begins an empty one.
     pub(super) fn begin_anew(&mut self) -> Outcome<()> {
-        self.conn = None;
+        let unwanted = self.conn.take().is_some_and(|conn| matches!(self.tokenizers.agree_with(&conn), Ok(false)));
         match &mut self.place {
+            // Nothing is wrong with it; it is only cut into other words than are wanted now.
+            Place::File(path) if unwanted => files::discard(path)?,
             Place::File(path) => drop(files::quarantine(path)?),
             memory @ Place::Memory(_) => *memory = Place::of(super::MetaLocation::Memory),
         }
         let (conn, state) = create(&self.place, self.state.uuid)?;
-        *self = MetaStore::new(Some(conn), self.place.clone(), state, self.log_last);
+        *self = MetaStore::new(Some(conn), self.place.clone(), state, self.log_last, self.tokenizers.clone());
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use super::*;
 use crate::error::Result;
 use crate::io::disk::Disk;
 use crate::io::vfs::Vfs;
-use crate::types::{CollectionId, Metric, RecordId};
+use crate::types::{CollectionId, Metric, RecordId, Tokenizer};
 
 pub(super) const DIM: u16 = 4;
 pub(super) const C: CollectionId = CollectionId::DEFAULT;
@@ -26,7 +26,8 @@ pub(super) fn options(segment_bytes: u64) -> LogOptions {
 
 pub(super) fn collection() -> CollectionEntry {
     let (name, metric) = ("default".to_owned(), Metric::Cosine);
-    CollectionEntry { id: C, name, dim: DIM, metric, m: 16, ef_construction: 200, next_id: 0, model: None }
+    let (m, ef_construction, tokenizer) = (16, 200, Tokenizer::Unicode61);
+    CollectionEntry { id: C, name, dim: DIM, metric, m, ef_construction, next_id: 0, model: None, tokenizer }
 }
 
 /// A batch of PUT rows with these ids; everything in a row follows from its id.

@@ -129,7 +129,7 @@ impl Dir {
     }
 
     fn open(&self, log_last: u64) -> Result<(MetaStore, Opened)> {
-        MetaStore::open(MetaLocation::File(self.file()), UUID, Lsn(log_last))
+        MetaStore::open(MetaLocation::File(self.file()), UUID, Lsn(log_last), Tokenizers::default())
     }
 
     /// Names and bytes of all files.

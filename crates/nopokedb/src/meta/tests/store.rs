@@ -14,7 +14,7 @@ fn what_was_applied_is_read_back_whole() {
         if let MetaLocation::File(path) = &location {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         }
-        let (mut store, opened) = MetaStore::open(location.clone(), UUID, Lsn(0)).unwrap();
+        let (mut store, opened) = MetaStore::open(location.clone(), UUID, Lsn(0), Tokenizers::default()).unwrap();
         assert_eq!(opened, Opened { applied_lsn: Lsn(0), chain: [0; 16], found: Found::Fresh });
         for batch in ops.chunks(333) {
             apply(&mut store, batch).unwrap();
@@ -82,7 +82,8 @@ fn deleting_the_file_loses_nothing_the_log_does_not_bring_back() {
 fn another_databases_file_is_set_aside_not_used() {
     let dir = Dir::filled(&log(50));
     let before = dir.bytes()["meta.sqlite"].clone();
-    let (store, opened) = MetaStore::open(MetaLocation::File(dir.file()), [7; 16], Lsn(1)).unwrap();
+    let (store, opened) =
+        MetaStore::open(MetaLocation::File(dir.file()), [7; 16], Lsn(1), Tokenizers::default()).unwrap();
     let Found::Quarantined { to, why } = opened.found else { panic!("{opened:?}") };
     assert!(why.contains("another database"), "{why}");
     assert_eq!(std::fs::read(to).unwrap(), before);
@@ -150,7 +151,8 @@ fn a_kill_at_any_moment_leaves_a_whole_prefix() {
     const CHILD: &str = "NOPOKEDB_TEST_META_CHILD";
     let ops = log(60_000);
     if let Ok(dir) = std::env::var(CHILD) {
-        let (mut store, opened) = MetaStore::open(MetaLocation::File(dir.into()), UUID, Lsn(60_000)).unwrap();
+        let (mut store, opened) =
+            MetaStore::open(MetaLocation::File(dir.into()), UUID, Lsn(60_000), Tokenizers::default()).unwrap();
         for batch in ops[opened.applied_lsn.0 as usize..].chunks(1_500) {
             apply(&mut store, batch).unwrap();
             println!("applied");
@@ -242,7 +244,7 @@ proptest! {
         for (lsn, op) in (1..).zip(&mut ops) {
             op.lsn = lsn;
         }
-        let (mut store, _) = MetaStore::open(MetaLocation::Memory, UUID, Lsn(0)).unwrap();
+        let (mut store, _) = MetaStore::open(MetaLocation::Memory, UUID, Lsn(0), Tokenizers::default()).unwrap();
         for (at, len) in cuts {
             // Any stretch that leaves no gap after the stamp.
             let from = at.min(store.applied_lsn().0 as usize);
