@@ -39,13 +39,13 @@ impl NoPokeDB {
     #[pyo3(
         signature = (*_args, **_kwargs),
         text_signature = "(dim, max_elements=10000, path='./data', space='cosine', M=None, ef_construction=None, ef=50, *, \
-                          timeout=0, force=False)"
+                          tokenizer=None, timeout=0, force=False)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         NoPokeDB { opened: OnceLock::new() }
     }
 
-    #[pyo3(signature = (dim, max_elements=None, path=None, space=None, M=None, ef_construction=None, ef=None, *, timeout=0.0, force=false))]
+    #[pyo3(signature = (dim, max_elements=None, path=None, space=None, M=None, ef_construction=None, ef=None, *, tokenizer=None, timeout=0.0, force=false))]
     #[allow(clippy::too_many_arguments, non_snake_case)] // the signature of 0.5.1
     fn __init__(
         &self,
@@ -57,13 +57,14 @@ impl NoPokeDB {
         M: Option<&Bound<'_, PyAny>>,
         ef_construction: Option<&Bound<'_, PyAny>>,
         ef: Option<&Bound<'_, PyAny>>,
+        tokenizer: Option<&Bound<'_, PyAny>>,
         timeout: f64,
         force: bool,
     ) -> PyResult<()> {
         if self.opened.get().is_some() {
             return Err(invalid(py, "this handle is open already; make another one"));
         }
-        let given = Given { dim, max_elements, path, space, m: M, ef_construction, ef, timeout, force };
+        let given = Given { dim, max_elements, path, space, m: M, ef_construction, ef, tokenizer, timeout, force };
         let opened = Opened::open(py, &given)?;
         // Of two threads racing here the second one's handle is dropped.
         let _ = self.opened.set(opened);
@@ -71,7 +72,7 @@ impl NoPokeDB {
     }
 
     #[doc = include_str!("docs/collection.txt")]
-    #[pyo3(signature = (name, dim=None, space=None, *, M=None, ef_construction=None, model=None))]
+    #[pyo3(signature = (name, dim=None, space=None, *, M=None, ef_construction=None, model=None, tokenizer=None))]
     #[allow(clippy::too_many_arguments, non_snake_case)] // keyword arguments in Python
     fn collection(
         &self,
@@ -82,8 +83,9 @@ impl NoPokeDB {
         M: Option<&Bound<'_, PyAny>>,
         ef_construction: Option<&Bound<'_, PyAny>>,
         model: Option<&Bound<'_, PyAny>>,
+        tokenizer: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<NoPokeDB> {
-        let made = Named { name, dim, space, m: M, ef_construction, model };
+        let made = Named { name, dim, space, m: M, ef_construction, model, tokenizer };
         Ok(NoPokeDB { opened: OnceLock::from(self.opened(py)?.named(py, &made)?) })
     }
 
@@ -194,6 +196,12 @@ impl NoPokeDB {
     #[getter]
     fn space(&self, py: Python<'_>) -> PyResult<&'static str> {
         Ok(self.opened(py)?.collection.metric().name())
+    }
+
+    /// How documents are cut into words for full-text search: 'unicode61', 'porter' or 'trigram'.
+    #[getter]
+    fn tokenizer(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.opened(py)?.collection.tokenizer().name())
     }
 
     /// The directory, as it was given.

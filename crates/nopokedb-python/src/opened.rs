@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use nopokedb::{Collection, CollectionOptions, Database, Error, Metric, Options, Result};
+use nopokedb::{Collection, CollectionOptions, Database, Error, Metric, Options, Result, Tokenizer};
 use pyo3::prelude::*;
 
 use crate::errors::{caused_by, invalid, raise};
@@ -24,6 +24,7 @@ pub(crate) struct Given<'a, 'py> {
     pub(crate) m: Option<&'a Bound<'py, PyAny>>,
     pub(crate) ef_construction: Option<&'a Bound<'py, PyAny>>,
     pub(crate) ef: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) tokenizer: Option<&'a Bound<'py, PyAny>>,
     pub(crate) timeout: f64,
     pub(crate) force: bool,
 }
@@ -43,6 +44,7 @@ impl Given<'_, '_> {
         if let Some(ef) = self.ef {
             options.ef = rows::count("ef", 1, ef)?;
         }
+        options.tokenizer = self.tokenizer.map(tokenizer).transpose()?;
         options.timeout_ms = u64::try_from(rows::seconds(py, self.timeout)?.as_millis()).unwrap_or(u64::MAX);
         options.force_network_fs = self.force;
         Ok(options)
@@ -63,6 +65,14 @@ fn metric(space: &Bound<'_, PyAny>) -> PyResult<Metric> {
     })
 }
 
+fn tokenizer(given: &Bound<'_, PyAny>) -> PyResult<Tokenizer> {
+    let name = given.extract::<String>().unwrap_or_else(|_| given.to_string());
+    Tokenizer::from_name(&name).ok_or_else(|| {
+        let names = Tokenizer::ALL.map(|t| format!("{:?}", t.name())).join(", ");
+        invalid(given.py(), format!("unknown tokenizer {name:?}; the tokenizers are {names}"))
+    })
+}
+
 /// What was given to `collection(...)`; `None` is what is stored, or the default.
 pub(crate) struct Named<'a, 'py> {
     pub(crate) name: &'a Bound<'py, PyAny>,
@@ -71,6 +81,7 @@ pub(crate) struct Named<'a, 'py> {
     pub(crate) m: Option<&'a Bound<'py, PyAny>>,
     pub(crate) ef_construction: Option<&'a Bound<'py, PyAny>>,
     pub(crate) model: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) tokenizer: Option<&'a Bound<'py, PyAny>>,
 }
 
 impl Named<'_, '_> {
@@ -89,6 +100,7 @@ impl Named<'_, '_> {
         options.m = self.m.map(|value| rows::count("M", 2, value)).transpose()?;
         options.ef_construction =
             self.ef_construction.map(|value| rows::count("ef_construction", 8, value)).transpose()?;
+        options.tokenizer = self.tokenizer.map(tokenizer).transpose()?;
         options.model = self.model.map(|model| rows::document("model", model)).transpose()?;
         Ok(options)
     }

@@ -15,7 +15,7 @@ use crate::log::RowView;
 use crate::metadata::Metadata;
 use crate::query::execute::{self, Filters, Scope};
 use crate::query::request::{Hit, Query};
-use crate::types::{Metric, RecordId};
+use crate::types::{Metric, RecordId, Tokenizer};
 
 /// The largest document: one row must fit a log frame.
 pub const MAX_DOCUMENT_BYTES: usize = 32 << 20;
@@ -105,6 +105,11 @@ impl Collection {
     /// How distance is measured.
     pub fn metric(&self) -> Metric {
         self.core.metric
+    }
+
+    /// How documents are cut into words for full-text search.
+    pub fn tokenizer(&self) -> Tokenizer {
+        self.handle.engine.applier.tokenizers().get(self.core.id)
     }
 
     /// Links per node and layer of the graph.

@@ -13,6 +13,7 @@ __version__: str
 
 _Metadata = Mapping[str, Any]
 _Filter = Union[dict[str, Any], str]
+_Tokenizer = Literal["unicode61", "porter", "trigram"]
 _Include = Iterable[Literal["metadata", "document", "vector"]]
 
 class Hit(TypedDict):
@@ -57,6 +58,7 @@ class NoPokeDB:
         ef_construction: Optional[SupportsIndex] = None,
         ef: SupportsIndex = 50,
         *,
+        tokenizer: Optional[_Tokenizer] = None,
         timeout: SupportsFloat = 0,
         force: bool = False,
     ) -> None: ...
@@ -64,6 +66,8 @@ class NoPokeDB:
     def dim(self) -> int: ...
     @property
     def space(self) -> str: ...
+    @property
+    def tokenizer(self) -> str: ...
     @property
     def path(self) -> str: ...
     @property
@@ -159,6 +163,7 @@ class NoPokeDB:
         M: Optional[SupportsIndex] = None,
         ef_construction: Optional[SupportsIndex] = None,
         model: Optional[str] = None,
+        tokenizer: Optional[_Tokenizer] = None,
     ) -> NoPokeDB: ...
     def collections(self) -> list[str]: ...
     def drop_collection(self, name: str) -> bool: ...
