@@ -19,7 +19,8 @@ ALL := --workspace --all-features --locked
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-python check fmt-check clippy tidy stubs doc deny crash crash-rust crash-python fuzz asan miri bench bench-full wheel clean
+.PHONY: help demo test test-rust test-python check fmt-check clippy tidy stubs doc deny crash crash-rust crash-python power schedules soak fuzz \
+  asan miri bench bench-full wheel clean
 
 help: ## Print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -63,7 +64,7 @@ deny: $(DENY)
 $(DENY): # about two minutes, once
 	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --locked --debug --root target/tools cargo-deny@$(DENY_VERSION)
 
-crash: crash-rust crash-python fuzz ## Over a million crash states and model operations, a thousand kills, every byte damaged, fuzzers: about an hour
+crash: crash-rust crash-python power schedules fuzz ## Over a million crash states and model operations, a thousand kills, every byte damaged, power cut, schedules, fuzzers
 
 # Each suite prints lines "<what>: <how many> ..."; they are added up, and too few are a failure.
 crash-rust:
@@ -77,6 +78,21 @@ crash-rust:
 
 crash-python: $(VENV)/.installed
 	NOPOKEDB_CRASH=long $(PY) -m pytest -s -k sigkill crates/nopokedb-python/tests/test_processes.py
+
+power: ## Cut the power of a writing process hundreds of times on ext4, XFS and Btrfs (needs root and loop devices; says so if they are missing)
+	@mkdir -p target/crash-out
+	bash -c 'set -o pipefail; NOPOKEDB_CRASH=long $(CARGO) test --locked --profile crash -p nopokedb --all-features --test power \
+	  -- --nocapture --test-threads=1 | tee target/crash-out/power.txt'
+
+SCHEDULES ?= 100000
+
+schedules: ## Group commit, snapshots and the graph's lists under shuttle, SCHEDULES schedules of the commit queue, fewer of the rest
+	cd schedules && NOPOKEDB_SCHEDULES=$(SCHEDULES) $(CARGO) test --lib schedules:: -- --nocapture
+
+SOAK_SECONDS ?= 1800
+
+soak: ## Half an hour of mixed load with kills: memory and open files flat, no lost row
+	NOPOKEDB_SOAK=$(SOAK_SECONDS) $(CARGO) test --locked --profile crash -p nopokedb --all-features --test soak -- --nocapture
 
 FUZZ_TARGETS := frame rows segment footer manifest image directory
 FUZZ_SECONDS ?= 60

@@ -23,7 +23,10 @@ mod probe;
 mod query;
 mod rebuild;
 mod recover;
+#[cfg(all(test, nopokedb_shuttle))]
+mod schedules;
 mod stats;
+mod sync;
 mod types;
 mod vectors;
 mod verify;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// Layers of crates/nopokedb/src from the bottom up. A module imports only from lower layers, and from its own where
 /// `true` says that the layer's members know each other.
 const LAYERS: &[(bool, &[&str])] = &[
-    (true, &["types", "error", "options", "metadata"]),
+    (true, &["types", "error", "options", "metadata", "sync"]),
     (false, &["io"]),
     (false, &["log", "meta", "vectors"]),
     (false, &["index", "filter", "text"]),
@@ -38,7 +38,7 @@ const LAYERS: &[(bool, &[&str])] = &[
             "catalog",
         ],
     ),
-    (true, &["collection", "database", "probe"]),
+    (true, &["collection", "database", "probe", "schedules"]),
 ];
 
 /// Neighbours in one layer that may be imported all the same: rows and segments are the log's to define.

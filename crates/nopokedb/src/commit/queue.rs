@@ -8,10 +8,11 @@
 //! 4. If a leader panics, everyone waiting gets an error instead of waiting for ever, and so does everyone after.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread::{self, Thread};
+use std::sync::PoisonError;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A queue of items of type `T` whose groups answer with an `R` each.
 #[derive(Debug)]

@@ -10,9 +10,10 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use crate::error::{Error, Result};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::types::RecordId;
 
 /// The ids in flight of one collection, and the next automatic id.

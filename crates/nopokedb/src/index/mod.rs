@@ -27,14 +27,16 @@ mod topk;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use hnsw::image::Image;
 
 use crate::error::Result;
 use crate::io::vfs::Vfs;
+use crate::sync::Mutex;
+use crate::sync::atomic::AtomicU32;
 use crate::types::{CollectionId, Lsn, Metric, Slot};
 use crate::vectors::code_query::Plane;
 use crate::vectors::codes::Codes;

@@ -9,7 +9,8 @@
 //! Threading: elements are atomics, so any thread may read and write them; [`Chunked::reserve`] is safe to race.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use crate::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Elements in the first bucket: small, so that ten thousand tiny collections stay cheap.
 const FIRST: usize = 64;

@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{PoisonError, RwLock};
+use std::sync::PoisonError;
 
+use crate::sync::RwLock;
 use crate::types::{RecordId, Slot};
 
 /// Mixes an integer id by one multiplication (Fibonacci hashing): ids are mostly consecutive, SipHash would be waste.

@@ -15,9 +15,9 @@
 //! Threading: any number of readers without locks; one writer at a time, which may use several threads on distinct lists.
 
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
+use crate::sync::atomic::AtomicU32;
 use crate::vectors::chunked::ChunkedU32;
 
 /// "No link": the end of a list, or of a chain.
