@@ -12,5 +12,6 @@ mod support;
 
 mod broken;
 mod faults;
+mod table;
 mod workload;
 mod workloads;
