@@ -1,10 +1,10 @@
 //! What the engine answers, as Python objects.
 
-use nopokedb::{Hit, Include, Record, Stats};
+use nopokedb::{Hit, Include, Record, Scalar, Stats};
 use numpy::PyArray1;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyBool, PyDict, PyList};
 
 use crate::json::Reader;
 
@@ -29,6 +29,9 @@ pub(crate) fn hits<'py>(
         }
         if include.vector {
             dict.set_item(intern!(py, "vector"), hit.vector.as_deref().map(|vector| PyArray1::from_slice(py, vector)))?;
+        }
+        if let Some(group) = &hit.group {
+            dict.set_item(intern!(py, "group"), scalar(py, group)?)?;
         }
         list.append(dict)?;
     }
@@ -72,6 +75,17 @@ pub(crate) fn records<'py>(
         list.append(row)?;
     }
     Ok(list)
+}
+
+/// One value of a metadata field.
+pub(crate) fn scalar<'py>(py: Python<'py>, value: &Scalar) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match value {
+        Scalar::Bool(value) => PyBool::new(py, *value).to_owned().into_any(),
+        Scalar::Integer(value) => value.into_pyobject(py)?.into_any(),
+        Scalar::Float(value) => value.into_pyobject(py)?.into_any(),
+        Scalar::String(value) => value.into_pyobject(py)?.into_any(),
+        _ => py.None().into_bound(py),
+    })
 }
 
 /// Counters as a dict, named as in the Rust struct.

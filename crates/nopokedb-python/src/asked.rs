@@ -1,11 +1,12 @@
 //! What a query asks for: filters, limits, what hits carry.
 
-use nopokedb::{Error, ErrorKind, Filter, Include, Query, Subject};
+use nopokedb::{Diversity, Error, ErrorKind, Filter, Grouping, Include, Query, RecordId, Subject};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyList, PyString, PyTuple};
 
 use crate::errors::{caused_by, invalid, raise, type_name};
+use crate::rerank::Rerank;
 use crate::{json, rows};
 
 /// The arguments of `query` and `query_many`; `None` is the default. Those that are only given by name are listed once, in
@@ -20,6 +21,13 @@ pub(crate) struct Asked<'py> {
     offset: Option<Bound<'py, PyAny>>,
     include: Option<Bound<'py, PyAny>>,
     exact: Option<Bound<'py, PyAny>>,
+    mmr: Option<Bound<'py, PyAny>>,
+    group_by: Option<Bound<'py, PyAny>>,
+    group_size: Option<Bound<'py, PyAny>>,
+    positive: Option<Bound<'py, PyAny>>,
+    negative: Option<Bound<'py, PyAny>>,
+    rerank: Option<Bound<'py, PyAny>>,
+    rerank_factor: Option<Bound<'py, PyAny>>,
 }
 
 impl<'py> Asked<'py> {
@@ -39,6 +47,13 @@ impl<'py> Asked<'py> {
                 "offset" => &mut asked.offset,
                 "include" => &mut asked.include,
                 "exact" => &mut asked.exact,
+                "mmr" => &mut asked.mmr,
+                "group_by" => &mut asked.group_by,
+                "group_size" => &mut asked.group_size,
+                "positive" => &mut asked.positive,
+                "negative" => &mut asked.negative,
+                "rerank" => &mut asked.rerank,
+                "rerank_factor" => &mut asked.rerank_factor,
                 other => {
                     let message = format!("{method}() got an unexpected keyword argument '{other}'");
                     return Err(PyTypeError::new_err(message));
@@ -61,7 +76,32 @@ impl<'py> Asked<'py> {
             offset: self.offset.as_ref().map_or(Ok(0), |offset| rows::count("offset", 0, offset))?,
             include: include(self.include.as_ref())?,
             exact: self.exact.as_ref().map_or(Ok(false), |exact| flag("exact", exact))?,
+            diversity: self.mmr.as_ref().map_or(Ok(None), diversity)?,
+            group: self.group()?,
+            positive: self.positive.as_ref().map_or(Ok(Vec::new()), |ids| examples("positive", ids))?,
+            negative: self.negative.as_ref().map_or(Ok(Vec::new()), |ids| examples("negative", ids))?,
         })
+    }
+
+    fn group(&self) -> PyResult<Option<Grouping>> {
+        let size = self.group_size.as_ref().map(|size| rows::count("group_size", 1, size)).transpose()?;
+        match (&self.group_by, size) {
+            (None, None) => Ok(None),
+            (Some(field), size) => {
+                Ok(Some(Grouping { field: rows::document("group_by", field)?, size: size.unwrap_or(1) }))
+            }
+            (None, Some(_)) => Err(PyTypeError::new_err("group_size needs group_by: the field to group by")),
+        }
+    }
+
+    /// What is to put the hits into another order, if anything is.
+    pub(crate) fn rerank(&self) -> PyResult<Option<Rerank<'py>>> {
+        let factor = self.rerank_factor.as_ref().map(|factor| rows::count("rerank_factor", 1, factor)).transpose()?;
+        match (&self.rerank, factor) {
+            (None, None) => Ok(None),
+            (Some(callable), factor) => Rerank::new(callable, factor).map(Some),
+            (None, Some(_)) => Err(PyTypeError::new_err("rerank_factor needs rerank: what to call with the hits")),
+        }
     }
 
     /// Takes out the filters of `query_many` if there is one for each of its vectors.
@@ -118,6 +158,35 @@ pub(crate) fn include(value: Option<&Bound<'_, PyAny>>) -> PyResult<Include> {
         }
     }
     Ok(include)
+}
+
+/// How unlike each other hits are to be: a lambda, or a dict of it and of how many rows to choose from.
+fn diversity(value: &Bound<'_, PyAny>) -> PyResult<Option<Diversity>> {
+    const USUAL: Diversity = Diversity { lambda: 0.5, fetch: None };
+    if let Ok(on) = value.cast::<PyBool>() {
+        return Ok(on.is_true().then_some(USUAL));
+    }
+    let Ok(dict) = value.cast::<PyDict>() else {
+        return Ok(Some(Diversity { lambda: number("mmr", value)?, ..USUAL }));
+    };
+    let mut asked = USUAL;
+    for (name, value) in dict {
+        match name.extract::<String>().as_deref() {
+            Ok("lambda") => asked.lambda = number("the lambda of mmr", &value)?,
+            Ok("fetch") if value.is_none() => asked.fetch = None,
+            Ok("fetch") => asked.fetch = Some(rows::count("the fetch of mmr", 1, &value)?),
+            _ => {
+                let message = format!("mmr takes \"lambda\" and \"fetch\", got {}", name.repr()?.to_string_lossy());
+                return Err(invalid(value.py(), message));
+            }
+        }
+    }
+    Ok(Some(asked))
+}
+
+/// The ids of examples.
+fn examples(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<RecordId>> {
+    if rows::is_many(value) { rows::ids(value) } else { Ok(vec![rows::id(name, value)?]) }
 }
 
 /// A limit. Rounded to what scores and distances are, which are f32.

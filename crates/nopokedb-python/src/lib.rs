@@ -8,6 +8,7 @@
 //! | `errors.rs` | error kinds to exceptions, in one table |
 //! | `vectors.rs` | arrays and lists to rows of float32 |
 //! | `asked.rs` | what a query asks for: filters, limits, what hits carry |
+//! | `rerank.rs` | hits in the order of the caller's own function |
 //! | `rows.rs` | ids, counts, seconds, documents, lists of metadata |
 //! | `json/` | dicts to metadata and back |
 //! | `answers.rs` | hits, rows and counters to dicts |
@@ -24,6 +25,7 @@ mod errors;
 mod json;
 mod opened;
 mod reads;
+mod rerank;
 mod rows;
 mod vectors;
 mod writes;

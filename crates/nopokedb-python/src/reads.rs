@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use nopokedb::Query;
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -15,23 +16,33 @@ use crate::{answers, rows, vectors};
 impl NoPokeDB {
     #[doc = include_str!("docs/query.txt")]
     #[pyo3(
-        signature = (vector, k=None, ef=None, **named),
-        text_signature = "($self, vector, k=5, ef=None, *, where=None, min_score=None, max_distance=None, offset=0, \
-                          include=None, exact=False)"
+        signature = (vector=None, k=None, ef=None, **named),
+        text_signature = "($self, vector=None, k=5, ef=None, *, where=None, min_score=None, max_distance=None, offset=0, \
+                          include=None, exact=False, mmr=None, group_by=None, group_size=1, positive=None, negative=None, \
+                          rerank=None, rerank_factor=4)"
     )]
     fn query<'py>(
         &self,
         py: Python<'py>,
-        vector: &Bound<'py, PyAny>,
+        vector: Option<&Bound<'py, PyAny>>,
         k: Option<&Bound<'py, PyAny>>,
         ef: Option<&Bound<'py, PyAny>>,
         named: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let opened = self.opened(py)?;
-        let query = Asked::new("query", k, ef, named)?.query(opened.ef.load(Relaxed))?;
-        let vector = vectors::one(vector, opened.collection.dim())?;
-        let hits = opened.run(py, |o| o.collection.query(&vector, &query))?;
-        answers::hits(&mut Reader::new(py), py, &hits, query.include)
+        let asked = Asked::new("query", k, ef, named)?;
+        let query = asked.query(opened.ef.load(Relaxed))?;
+        let vector = match vector {
+            Some(vector) => vectors::one(vector, opened.collection.dim())?,
+            None if !query.positive.is_empty() || !query.negative.is_empty() => Vec::new(),
+            None => return Err(PyTypeError::new_err("query() needs a vector, or positive=[ids]")),
+        };
+        let rerank = asked.rerank()?;
+        let wider = rerank.as_ref().map(|rerank| rerank.wider(py, &query)).transpose()?;
+        let sought = wider.as_ref().unwrap_or(&query);
+        let hits = opened.run(py, |o| o.collection.query(&vector, sought))?;
+        let hits = answers::hits(&mut Reader::new(py), py, &hits, sought.include)?;
+        rerank.map_or(Ok(hits.clone()), |rerank| rerank.apply(&hits, &query))
     }
 
     /// `query` for many vectors at once, all in one snapshot.
@@ -41,8 +52,8 @@ impl NoPokeDB {
     /// vectors : array_like of shape (n, dim)
     /// where : dict or str, or a list of n of them (or None), optional
     ///     One filter for all, or one for each.
-    /// k, ef, min_score, max_distance, offset, include, exact
-    ///     As in `query`.
+    /// k, ef, min_score, max_distance, offset, include, exact, mmr, group_by, group_size, rerank, rerank_factor
+    ///     As in `query`. `rerank` is called with the hits of one vector after the other.
     ///
     /// Returns
     /// -------
@@ -65,7 +76,7 @@ impl NoPokeDB {
     #[pyo3(
         signature = (vectors, k=None, ef=None, **named),
         text_signature = "($self, vectors, k=5, ef=None, *, where=None, min_score=None, max_distance=None, offset=0, \
-                          include=None, exact=False)"
+                          include=None, exact=False, mmr=None, group_by=None, group_size=1, rerank=None, rerank_factor=4)"
     )]
     fn query_many<'py>(
         &self,
@@ -81,14 +92,18 @@ impl NoPokeDB {
         let filters = asked.filter_each()?;
         let query = asked.query(opened.ef.load(Relaxed))?;
         let vectors = vectors.as_slice();
+        let rerank = asked.rerank()?;
+        let wider = rerank.as_ref().map(|rerank| rerank.wider(py, &query)).transpose()?;
+        let sought = wider.as_ref().unwrap_or(&query);
         let answered = opened.run(py, |o| match &filters {
-            Some(filters) => o.collection.query_each(vectors, filters, &query),
-            None => o.collection.query_many(vectors, &query),
+            Some(filters) => o.collection.query_each(vectors, filters, sought),
+            None => o.collection.query_many(vectors, sought),
         })?;
         let mut reader = Reader::new(py);
         let lists = PyList::empty(py);
         for hits in &answered {
-            lists.append(answers::hits(&mut reader, py, hits, query.include)?)?;
+            let hits = answers::hits(&mut reader, py, hits, sought.include)?;
+            lists.append(rerank.as_ref().map_or(Ok(hits.clone()), |rerank| rerank.apply(&hits, &query))?)?;
         }
         Ok(lists)
     }

@@ -11,11 +11,14 @@ use crate::database::Handle;
 use crate::engine::CollectionCore;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::filter::Filter;
+use crate::generation::Generation;
 use crate::log::RowView;
 use crate::metadata::Metadata;
-use crate::query::execute::{self, Filters, Scope};
+use crate::query::examples::Blend;
+use crate::query::execute::{self, Filters, Scope, Sought};
 use crate::query::request::{Hit, Query};
-use crate::types::{Metric, RecordId, Tokenizer};
+use crate::types::{Metric, RecordId, Slot, Tokenizer};
+use crate::vectors::view::View;
 
 /// The largest document: one row must fit a log frame.
 pub const MAX_DOCUMENT_BYTES: usize = 32 << 20;
@@ -162,13 +165,14 @@ impl Collection {
     }
 
     /// The `k` nearest rows that pass the query's filter, best first: always `min(k, rows that pass)`, unless a limit of
-    /// score or distance leaves out more.
+    /// score or distance leaves out more. `vector` may be empty where the query has positive examples.
     ///
     /// # Errors
-    /// `Invalid` (dimension, NaN or infinity, `k` of 0), `Empty` when no row is live, `Corruption`, `Closed`.
+    /// `Invalid` (dimension, NaN or infinity, `k` of 0, examples that do not exist), `Empty` when no row is live,
+    /// `Corruption`, `Closed`.
     pub fn query(&self, vector: &[f32], query: &Query) -> Result<Vec<Hit>> {
         self.check()?;
-        self.check_vectors(vector, Some(1))?;
+        self.check_vector(vector, query)?;
         query.validate()?;
         Ok(self.search(vector, shared(query), query)?.pop().unwrap_or_default())
     }
@@ -177,7 +181,7 @@ impl Collection {
     pub fn query_many(&self, vectors: &[f32], query: &Query) -> Result<Vec<Vec<Hit>>> {
         self.check()?;
         self.check_vectors(vectors, None)?;
-        query.validate()?;
+        check_many(query)?;
         self.search(vectors, shared(query), query)
     }
 
@@ -188,7 +192,7 @@ impl Collection {
     pub fn query_each(&self, vectors: &[f32], filters: &[Option<Filter>], query: &Query) -> Result<Vec<Vec<Hit>>> {
         self.check()?;
         let rows = self.check_vectors(vectors, None)?;
-        query.validate()?;
+        check_many(query)?;
         if filters.len() != rows {
             let message = format!("got {rows} vectors but {} filters; give one per vector", filters.len());
             return Err(Error::new(ErrorKind::Invalid(Subject::Filter), message));
@@ -203,14 +207,65 @@ impl Collection {
             let generation = self.core.generation();
             let (index, cache) = (&generation.index, &generation.filters);
             let scope = Scope { index, view: generation.view(), filters: cache, metric: self.metric(), ef: self.ef() };
-            if let Some(hits) = execute::run(&scope, vectors, filters, query)? {
+            let (mut sought, mut blended) = (Sought { vectors, filters, without: &[] }, None);
+            if query.has_examples() {
+                let Some(found) = self.blend(&generation, &scope.view, vectors, query)? else { continue };
+                let (vectors, without) = blended.insert(found);
+                (sought.vectors, sought.without) = (&*vectors, &*without);
+            }
+            if let Some(hits) = execute::run(&scope, sought, query)? {
                 return Ok(hits);
             }
         }
     }
 
+    /// The vector that the query's examples (and `vector`, unless it is empty) make up, and the examples' slots, sorted.
+    /// `None` if one went away meanwhile.
+    fn blend(
+        &self,
+        generation: &Generation,
+        view: &View<'_>,
+        vector: &[f32],
+        query: &Query,
+    ) -> Result<Option<(Vec<f32>, Vec<Slot>)>> {
+        let (mut blend, mut slots) = (Blend::new(self.metric(), self.dim()), Vec::new());
+        if !vector.is_empty() {
+            blend.take(vector, true);
+        }
+        for (examples, is_positive) in [(&query.positive, true), (&query.negative, false)] {
+            for &id in examples {
+                let slot = generation.ids.get(id).ok_or_else(|| {
+                    Error::argument(format!("there is no row {id}; positive and negative name rows that exist"))
+                })?;
+                if slot.0 >= view.snapshot.len {
+                    // It was replaced after the view was taken.
+                    return Ok(None);
+                }
+                let taken = view.with_row(slot, |row| Ok(row.vector.map(|vector| blend.take(vector, is_positive))))?;
+                if taken.flatten().is_none() {
+                    return Ok(None);
+                }
+                slots.push(slot);
+            }
+        }
+        slots.sort_unstable();
+        slots.dedup();
+        Ok(Some((blend.query(), slots)))
+    }
+
     fn read(&self, id: RecordId) -> Result<Option<Record>> {
         self.core.with_row(id, |row| record(&row))
+    }
+
+    /// Refuses a vector that is none, unless the query says otherwise what it looks for.
+    fn check_vector(&self, vector: &[f32], query: &Query) -> Result<()> {
+        match (vector.is_empty(), query.positive.is_empty()) {
+            (true, false) => Ok(()),
+            (true, true) if !query.negative.is_empty() => {
+                Err(Error::argument("negative examples say where not to look; give a vector or positive ones as well"))
+            }
+            _ => self.check_vectors(vector, Some(1)).map(drop),
+        }
     }
 
     /// Refuses vectors of a wrong shape or with NaN or infinity. Returns how many there are.
@@ -249,6 +304,14 @@ impl std::fmt::Debug for Collection {
 /// The filter of `query`, for every vector.
 fn shared(query: &Query) -> Filters<'_> {
     Filters::Shared(query.filter.as_ref())
+}
+
+/// Refuses what only one query can ask for.
+fn check_many(query: &Query) -> Result<()> {
+    if query.has_examples() {
+        return Err(Error::argument("positive and negative say what one query looks for; ask one by one with query"));
+    }
+    query.validate()
 }
 
 fn record(row: &RowView<'_>) -> Result<Record> {

@@ -37,7 +37,7 @@ pub use error::{Error, ErrorKind, Result, Subject};
 pub use filter::{Field, Filter, Scalar};
 pub use metadata::{MAX_DEPTH, MAX_METADATA_BYTES, Metadata};
 pub use options::{CollectionOptions, MAX_DIM, Options};
-pub use query::request::{Hit, Include, Query};
+pub use query::request::{Diversity, Grouping, Hit, Include, Query};
 pub use stats::Stats;
 pub use types::{CollectionId, Lsn, Metric, RecordId, SegmentNo, Slot, Tokenizer};
 pub use verify::Report;

@@ -1,7 +1,7 @@
 """What the compiled module offers, for type checkers. tests/test_stubs.py compares it with the module."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Optional, SupportsFloat, SupportsIndex, TypedDict, Union, overload
 
@@ -23,16 +23,21 @@ class Hit(TypedDict):
     distance: float
 
 class FullHit(Hit, total=False):
-    """A hit when `include` is given: it holds what that names."""
+    """A hit when `include`, `group_by` or `rerank` is given: it holds what they ask for."""
 
     document: Optional[str]
     vector: NDArray[float32]
+    group: Union[str, int, float, bool, None]
+    rerank_score: float
 
 class Row(TypedDict, total=False):
     id: int
     metadata: Optional[dict[str, Any]]
     document: Optional[str]
     vector: NDArray[float32]
+
+_Mmr = TypedDict("_Mmr", {"lambda": float, "fetch": Optional[int]}, total=False)
+_Rerank = Callable[[list[FullHit]], Iterable[Union[SupportsFloat, FullHit]]]
 
 class NoPokeDBError(Exception): ...
 class InvalidError(NoPokeDBError, ValueError): ...
@@ -98,7 +103,7 @@ class NoPokeDB:
     ) -> list[int]: ...
     def query(
         self,
-        vector: ArrayLike,
+        vector: Optional[ArrayLike] = None,
         k: SupportsIndex = 5,
         ef: Optional[SupportsIndex] = None,
         *,
@@ -108,6 +113,13 @@ class NoPokeDB:
         offset: SupportsIndex = 0,
         include: Optional[_Include] = None,
         exact: bool = False,
+        mmr: Union[SupportsFloat, _Mmr, None] = None,
+        group_by: Optional[str] = None,
+        group_size: SupportsIndex = 1,
+        positive: Union[SupportsIndex, Iterable[SupportsIndex], None] = None,
+        negative: Union[SupportsIndex, Iterable[SupportsIndex], None] = None,
+        rerank: Optional[_Rerank] = None,
+        rerank_factor: SupportsIndex = 4,
     ) -> list[FullHit]: ...
     def query_many(
         self,
@@ -121,6 +133,11 @@ class NoPokeDB:
         offset: SupportsIndex = 0,
         include: Optional[_Include] = None,
         exact: bool = False,
+        mmr: Union[SupportsFloat, _Mmr, None] = None,
+        group_by: Optional[str] = None,
+        group_size: SupportsIndex = 1,
+        rerank: Optional[_Rerank] = None,
+        rerank_factor: SupportsIndex = 4,
     ) -> list[list[FullHit]]: ...
     def count(self, where: Optional[_Filter] = None) -> int: ...
     def scroll(

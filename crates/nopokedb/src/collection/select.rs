@@ -104,8 +104,9 @@ impl Collection {
         let with_itself = Query {
             k: query.k.saturating_add(1),
             include: Include { metadata: false, document: false, vector: false },
-            exact: false,
-            ..query.clone()
+            filter: query.filter.clone(),
+            ef: query.ef,
+            ..Query::default()
         };
         let exact = Query { exact: true, ..with_itself.clone() };
         let (mut found, mut wanted) = (0u32, 0u32);

@@ -32,6 +32,7 @@ mod parse;
 mod sql;
 #[cfg(test)]
 mod tests;
+pub(crate) mod values;
 
 use serde_json::Value;
 

@@ -9,6 +9,7 @@
 //!
 //! Threading: one appender, one absorber at a time, any number of searchers; searchers take no lock.
 
+mod among;
 #[cfg(feature = "testing")]
 pub(crate) mod bench;
 pub(crate) mod flat;

@@ -12,6 +12,7 @@ use crate::log::RowView;
 use crate::metadata::Metadata;
 use crate::query::matches::{FilterCache, Passing};
 use crate::query::request::{Hit, Query};
+use crate::query::stages::Chosen;
 use crate::types::{Metric, Slot};
 use crate::vectors::view::View;
 
@@ -55,30 +56,40 @@ impl<'a> Filters<'a> {
     }
 }
 
-/// The hits of each of `vectors` (row-major) in `scope`, best first; `filters` stand for that of `query`. `Ok(None)` if
-/// compaction took a row away that only this (old) view could still see: the caller tries again with a fresh one.
-pub(crate) fn run(
-    scope: &Scope<'_>,
-    vectors: &[f32],
-    filters: Filters<'_>,
-    query: &Query,
-) -> Result<Option<Vec<Vec<Hit>>>> {
+/// What is looked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sought<'a> {
+    /// Vectors, row-major.
+    pub(crate) vectors: &'a [f32],
+    /// They stand for the filter of the query.
+    pub(crate) filters: Filters<'a>,
+    /// Rows to leave out, sorted.
+    pub(crate) without: &'a [Slot],
+}
+
+/// The hits of each vector of `sought` in `scope`, best first. `Ok(None)` if compaction took a row away that only this (old)
+/// view could still see: the caller tries again with a fresh one.
+pub(crate) fn run(scope: &Scope<'_>, sought: Sought<'_>, query: &Query) -> Result<Option<Vec<Vec<Hit>>>> {
     let live = scope.view.snapshot.live as usize;
     if live == 0 {
         return Err(Error::new(ErrorKind::Empty, "the database is empty; add vectors before querying"));
     }
-    let k = query.k.saturating_add(query.offset).min(live);
-    let nearest = SCRATCHES.with_borrow_mut(|scratches| scope.nearest_of_all(vectors, k, filters, query, scratches))?;
-    nearest.into_iter().map(|nearest| scope.hits(nearest, query)).collect()
+    SCRATCHES.with_borrow_mut(|scratches| {
+        if query.has_stages() || !sought.without.is_empty() {
+            return scope.staged(sought, query, &mut scratches[0]);
+        }
+        let k = query.k.saturating_add(query.offset).min(live);
+        let nearest = scope.nearest_of_all(sought, k, query, scratches)?;
+        nearest.into_iter().map(|nearest| scope.plain_hits(nearest, query)).collect()
+    })
 }
 
 impl Scope<'_> {
     /// What is nearest to each of `vectors`. Without a filter they share the work.
     fn nearest_of_all(
         &self,
-        vectors: &[f32],
+        Sought { vectors, filters, .. }: Sought<'_>,
         k: usize,
-        filters: Filters<'_>,
         query: &Query,
         scratches: &mut Vec<Scratch>,
     ) -> Result<Vec<Vec<(f32, Slot)>>> {
@@ -89,23 +100,37 @@ impl Scope<'_> {
         vectors.map(|(i, vector)| self.nearest(vector, k, filters.of(i), query, &mut scratches[0])).collect()
     }
 
+    /// The hits where they are more than the nearest rows.
+    fn staged(&self, sought: Sought<'_>, query: &Query, scratch: &mut Scratch) -> Result<Option<Vec<Vec<Hit>>>> {
+        let mut answers = Vec::new();
+        for (i, vector) in sought.vectors.chunks_exact(self.index.params().dim).enumerate() {
+            let chosen = self.chosen(vector, sought.filters.of(i), sought.without, query, scratch)?;
+            let Some(chosen) = chosen else { return Ok(None) };
+            let Some(hits) = self.hits(chosen.into_iter(), query)? else { return Ok(None) };
+            answers.push(hits);
+        }
+        Ok(Some(answers))
+    }
+
     /// The rows of `nearest` that the query asks for, or `None` if one is gone.
-    fn hits(&self, nearest: Vec<(f32, Slot)>, query: &Query) -> Result<Option<Vec<Hit>>> {
-        let wanted = |&(distance, _): &(f32, Slot)| {
-            query.max_distance.is_none_or(|most| distance <= most)
-                && query.min_score.is_none_or(|least| self.metric.score(distance) >= least)
-        };
-        let mut hits = Vec::with_capacity(nearest.len().saturating_sub(query.offset));
-        for (distance, slot) in nearest.into_iter().take_while(wanted).skip(query.offset) {
+    fn plain_hits(&self, nearest: Vec<(f32, Slot)>, query: &Query) -> Result<Option<Vec<Hit>>> {
+        let wanted = nearest.into_iter().take_while(|row| self.is_within(query, row.0)).skip(query.offset);
+        self.hits(wanted.map(Chosen::new), query)
+    }
+
+    /// The rows that were `chosen`, or `None` if one is gone.
+    fn hits(&self, chosen: impl Iterator<Item = Chosen>, query: &Query) -> Result<Option<Vec<Hit>>> {
+        let mut hits = Vec::with_capacity(chosen.size_hint().1.unwrap_or(0));
+        for Chosen { distance, slot, group } in chosen {
             match self.view.with_row(slot, |row| Ok(self.hit(&row, distance, query)))? {
-                Some(hit) => hits.push(hit),
+                Some(hit) => hits.push(Hit { group, ..hit }),
                 None => return Ok(None),
             }
         }
         Ok(Some(hits))
     }
 
-    fn nearest(
+    pub(super) fn nearest(
         &self,
         vector: &[f32],
         k: usize,
@@ -144,6 +169,7 @@ impl Scope<'_> {
             metadata: metadata.map(|text| Metadata::from_stored(text.into())),
             document: row.document.filter(|_| include.document).map(str::to_owned),
             vector: row.vector.filter(|_| include.vector).map(<[f32]>::to_vec),
+            group: None,
         }
     }
 }

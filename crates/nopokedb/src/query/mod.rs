@@ -1,9 +1,13 @@
 //! Queries: what is asked ([`request`]), which rows pass a filter ([`matches`], found by [`narrow`] in [`columns`]), and how
-//! it is answered ([`execute`]).
+//! it is answered ([`execute`], and [`stages`] where hits are more than the nearest rows).
 
 mod bits;
 mod columns;
+mod diversify;
+pub(crate) mod examples;
 pub(crate) mod execute;
+mod group;
 pub(crate) mod matches;
 mod narrow;
 pub(crate) mod request;
+mod stages;

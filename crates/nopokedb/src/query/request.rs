@@ -1,7 +1,8 @@
 //! What a query asks for and what it answers.
 
 use crate::error::{Error, Result};
-use crate::filter::Filter;
+use crate::filter::values::Path;
+use crate::filter::{Filter, Scalar};
 use crate::metadata::Metadata;
 use crate::options::in_range;
 use crate::types::RecordId;
@@ -25,6 +26,43 @@ pub struct Query {
     pub ef: Option<usize>,
     /// Compares with every row in full precision, whatever indexes exist.
     pub exact: bool,
+    /// Hits that are unlike each other, by maximal marginal relevance, in the order in which they are chosen.
+    pub diversity: Option<Diversity>,
+    /// The best hits of each value of a metadata field: `k` and `offset` count groups then.
+    pub group: Option<Grouping>,
+    /// Rows that hits are to be near to, as one more way to say what is looked for: with `p` the mean of their vectors (and
+    /// of the query's, if one is given) and `n` that of `negative`, the query is `p + (p - n)`, or `p` where there are no
+    /// negative ones. Under cosine each is scaled to length 1 first. The rows themselves are left out of the answer.
+    pub positive: Vec<RecordId>,
+    /// Rows that hits are to be away from. They are left out of the answer.
+    pub negative: Vec<RecordId>,
+}
+
+/// Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): of the rows nearest to the query, those are chosen one
+/// by one that have the highest `lambda * score - (1 - lambda) * the highest score between it and a row chosen before`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Diversity {
+    /// 1 is the usual order, 0 thinks of difference only (after the nearest row, which always comes first).
+    pub lambda: f32,
+    /// How many of the nearest rows to choose from, at least `k + offset`. `None`: five times as many.
+    pub fetch: Option<usize>,
+}
+
+impl Diversity {
+    /// How many rows to choose `page` from.
+    pub(crate) fn looked_at(&self, page: usize) -> usize {
+        self.fetch.unwrap_or(page.saturating_mul(5)).max(page)
+    }
+}
+
+/// Hits by the value of a metadata field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grouping {
+    /// The field, as in filters: `"author.name"`. A row counts for the first value there; rows without one, or with null, are
+    /// a group of their own.
+    pub field: String,
+    /// The most hits of a group. They come group after group, the group with the best hit first.
+    pub size: usize,
 }
 
 /// What a hit carries besides id, score and distance.
@@ -55,6 +93,10 @@ impl Default for Query {
             include: Include::default(),
             ef: None,
             exact: false,
+            diversity: None,
+            group: None,
+            positive: Vec::new(),
+            negative: Vec::new(),
         }
     }
 }
@@ -81,7 +123,37 @@ impl Query {
             }
         }
         self.filter.as_ref().map_or(Ok(()), Filter::check)?;
+        self.validate_stages()?;
         self.ef.map_or(Ok(()), |ef| in_range("ef", ef, 1, 65_536))
+    }
+
+    fn validate_stages(&self) -> Result<()> {
+        if let Some(Diversity { lambda, fetch }) = self.diversity {
+            if !(0.0..=1.0).contains(&lambda) {
+                return Err(Error::argument(format!("the lambda of mmr must be between 0 and 1, got {lambda}")));
+            }
+            fetch.map_or(Ok(()), |n| {
+                in_range("the fetch of mmr", n, self.k.saturating_add(self.offset), u32::MAX as usize)
+            })?;
+        }
+        if let Some(Grouping { field, size }) = &self.group {
+            Path::new(field)?;
+            in_range("group_size", *size, 1, u32::MAX as usize)?;
+            if *size > 1 && self.diversity.is_some() {
+                return Err(Error::argument("mmr chooses among single hits: with group_by, group_size must be 1"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether hits are more than the nearest rows.
+    pub(crate) fn has_stages(&self) -> bool {
+        self.diversity.is_some() || self.group.is_some()
+    }
+
+    /// Whether rows say what is looked for.
+    pub(crate) fn has_examples(&self) -> bool {
+        !self.positive.is_empty() || !self.negative.is_empty()
     }
 }
 
@@ -100,4 +172,6 @@ pub struct Hit {
     pub document: Option<String>,
     /// The row's vector, if [`Include`] asks for it.
     pub vector: Option<Vec<f32>>,
+    /// The value that [`Query::group`] goes by; null for rows without one.
+    pub group: Option<Scalar>,
 }
