@@ -137,6 +137,18 @@ fn make_newer(bytes: &mut [u8], is_manifest: bool) {
     }
 }
 
+/// Opening is refused, with both versions in the message, and no byte has changed.
+fn refused_untouched(newer: &Files) {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), newer);
+    let e = Database::open(dir.path(), options()).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Invalid(Subject::Path), "{e}");
+    assert!(e.message().contains("format 7") && e.message().contains("format 1"), "{e}");
+    for (name, bytes) in newer {
+        assert!(fs::read(dir.path().join(name)).unwrap() == *bytes, "{} was touched", name.display());
+    }
+}
+
 #[test]
 fn a_newer_manifest_or_segment_is_refused_untouched_and_both_versions_are_named() {
     let is_manifest = |p: &Path| p.to_str().unwrap().starts_with("MANIFEST-");
@@ -145,14 +157,31 @@ fn a_newer_manifest_or_segment_is_refused_untouched_and_both_versions_are_named(
         files.keys().filter(|p| is_manifest(p)).max_by_key(|p| p.to_str().unwrap()[9..].parse::<u64>().unwrap());
     let segment = files.keys().rfind(|p| p.extension().is_some_and(|e| e == "seg"));
     for victim in [newest, segment].map(Option::unwrap) {
-        let (dir, mut newer) = (tempfile::tempdir().unwrap(), files.clone());
+        let mut newer = files.clone();
         make_newer(newer.get_mut(victim).unwrap(), is_manifest(victim));
-        put(dir.path(), &newer);
-        let e = Database::open(dir.path(), options()).unwrap_err();
-        assert_eq!(e.kind(), ErrorKind::Invalid(Subject::Path), "{e}");
-        assert!(e.message().contains("format 7") && e.message().contains("format 1"), "{e}");
-        for (name, bytes) in &newer {
-            assert!(fs::read(dir.path().join(name)).unwrap() == *bytes, "{} was touched", name.display());
+        refused_untouched(&newer);
+    }
+}
+
+#[test]
+fn a_newer_footer_is_refused_untouched_and_both_versions_are_named() {
+    let mut files = kept("clean");
+    let hash = |bytes: &[u8]| xxhash_rust::xxh3::xxh3_128(&bytes[24..]).to_le_bytes();
+    let footer_of = |bytes: &[u8]| bytes.windows(8).rposition(|w| w == b"NPKDBFTR");
+    let (sealed, at) =
+        files.iter().find_map(|(p, b)| Some((p.clone(), footer_of(b)?))).expect("a segment with a footer");
+    let segment = files.get_mut(&sealed).unwrap();
+    let old: [u8; 16] = segment[at + 8..at + 24].try_into().unwrap();
+    segment[at + 24..at + 28].copy_from_slice(&[7, 0, 6, 0]);
+    let new = hash(&segment[at..]);
+    segment[at + 8..at + 24].copy_from_slice(&new);
+    // The manifests that list the footer, as the newer version would have written them for older readers.
+    for (_, manifest) in files.iter_mut().filter(|(p, _)| p.to_str().unwrap().starts_with("MANIFEST-")) {
+        if let Some(entry) = manifest.windows(16).position(|w| w == old) {
+            manifest[entry..entry + 16].copy_from_slice(&new);
+            let whole = hash(manifest);
+            manifest[8..24].copy_from_slice(&whole);
         }
     }
+    refused_untouched(&files);
 }

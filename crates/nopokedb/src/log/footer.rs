@@ -64,6 +64,12 @@ impl Footer {
         (out, hash)
     }
 
+    /// The format and the oldest reader of a whole footer that only newer versions understand.
+    pub(crate) fn newer(bytes: &[u8]) -> Option<(u16, u16)> {
+        let whole = bytes.len() >= HEAD && bytes[..8] == MAGIC && bytes[8..24] == hash128(&bytes[24..]);
+        (whole && u16_at(bytes, 26) > FORMAT).then(|| (u16_at(bytes, 24), u16_at(bytes, 26)))
+    }
+
     /// Reads a footer back; `Err` says what does not check.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Footer, &'static str> {
         if bytes.len() < HEAD || bytes[..8] != MAGIC {
@@ -72,7 +78,7 @@ impl Footer {
         if bytes[8..24] != hash128(&bytes[24..]) {
             return Err("the footer's checksum does not match");
         }
-        if u16_at(bytes, 26) > FORMAT {
+        if Footer::newer(bytes).is_some() {
             return Err("the footer was written by a newer version");
         }
         let (frames, blocks) = (u64_at(bytes, 48), u64_at(bytes, 56));

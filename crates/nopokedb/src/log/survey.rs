@@ -107,6 +107,9 @@ fn open_listed(
         usize::try_from(len - at.offset).map_err(|_| bad(at.offset, "the footer does not fit in memory"))?;
     let mut bytes = vec![0; footer_len];
     read_exact_at(&*file, &mut bytes, at.offset).context("read", &path)?;
+    if let Some((format, min_reader)) = Footer::newer(&bytes) {
+        return Err(manifest::newer(&path, format, min_reader));
+    }
     let footer = Footer::decode(&bytes).map_err(|what| bad(at.offset, what))?;
     if bytes[8..24] != at.hash || footer.covered != at.offset || footer.last_lsn != entry.last_lsn {
         return Err(bad(at.offset, "the footer is not the one that the manifest lists"));
