@@ -85,6 +85,16 @@ impl Database {
         Ok(Self::with_engine(engine, options, None))
     }
 
+    /// As [`Database::open_on`], with SQLite's files on the real disk.
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
+    pub fn open_on_with_sqlite(vfs: Arc<dyn Vfs>, path: &Path, sqlite: &Path, options: Options) -> Result<Database> {
+        options.validate()?;
+        crate::recover::prepare_directory(&*vfs, path, &options)?;
+        let engine = Engine::open(vfs, path, &options, MetaLocation::File(sqlite.to_owned()))?;
+        Ok(Self::with_engine(engine, options, None))
+    }
+
     fn with_engine(engine: Arc<Engine>, options: Options, registered: Option<Registered>) -> Database {
         Database { handle: Arc::new(Handle { engine, options, closed: AtomicBool::new(false), registered }) }
     }

@@ -12,6 +12,7 @@ mod support;
 
 mod broken;
 mod faults;
+mod sqlite;
 mod table;
 mod workload;
 mod workloads;

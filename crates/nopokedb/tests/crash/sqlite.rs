@@ -1,0 +1,152 @@
+//! Power is lost under the whole directory: our files as the simulated disk gives them, and SQLite's as they may be then.
+//!
+//! SQLite does its own I/O, which the simulated disk does not see, so its real files are copied after every step, and each
+//! crash state gets a mixture of copies that are no newer than the crash: all of one moment; the write-ahead log cut or
+//! with sectors zeroed, as unsynced frames are; the shared memory gone or garbage; a file missing (a name that was not
+//! synced); and, beyond what SQLite's own syncs allow, the database file of one moment with the log of another, and sectors of
+//! two moments. Whatever it is, nothing is lost and nothing wrong is answered: they are a cache.
+#![allow(clippy::disallowed_methods, reason = "puts SQLite's files where a crash may have left them")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use nopokedb::testing::SimDisk;
+use nopokedb::testing::crash::{Enumeration, History, Seen};
+use nopokedb::{Database, Result};
+use tempfile::TempDir;
+
+use crate::support::Write::{self, Add, Batch, Create, Delete, Document, Drop, Retag, Upsert};
+use crate::support::{Model, Rng, long, options, perform, served};
+
+const FILES: [&str; 3] = ["meta.sqlite", "meta.sqlite-wal", "meta.sqlite-shm"];
+
+type Copy = BTreeMap<&'static str, Vec<u8>>;
+
+fn room() -> TempDir {
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap()
+}
+
+fn open(disk: &SimDisk, sqlite: &Path) -> Result<Database> {
+    let location = sqlite.join(FILES[0]);
+    Database::open_on_with_sqlite(Arc::new(disk.clone()), Path::new("/db"), &location, options())
+}
+
+fn copy(sqlite: &Path) -> Copy {
+    FILES.into_iter().filter_map(|name| Some((name, fs::read(sqlite.join(name)).ok()?))).collect()
+}
+
+/// What a crash may have left of SQLite's files, and whether SQLite's own syncs allow it.
+fn mixture(copies: &[Copy], rng: &mut Rng) -> (Copy, bool) {
+    let Some(last) = copies.len().checked_sub(1) else { return (Copy::new(), true) };
+    let older = rng.below(copies.len());
+    let mut files = copies[if rng.chance(60) { last } else { older }].clone();
+    let wal = files.get_mut(FILES[1]);
+    match rng.below(9) {
+        0 => (Copy::new(), true),
+        1 => (files, true),
+        2 => {
+            if let Some(wal) = wal {
+                wal.truncate(rng.below(wal.len() + 1));
+            }
+            (files, true)
+        }
+        3 => {
+            if let Some(wal) = wal.filter(|w| !w.is_empty()) {
+                let from = rng.below(wal.len()) / 512 * 512;
+                wal[from..].chunks_mut(512).filter(|_| rng.chance(50)).for_each(|sector| sector.fill(0));
+            }
+            (files, true)
+        }
+        4 => {
+            files.insert(FILES[2], vec![0xA5; 32 << 10]);
+            (files, true)
+        }
+        5 => {
+            files.remove(FILES[rng.below(3)]);
+            (files, false)
+        }
+        6 => {
+            files.extend(copies[older].get(FILES[1]).map(|wal| (FILES[1], wal.clone())));
+            (files, false)
+        }
+        7 => {
+            let name = FILES[rng.below(2)];
+            if let (Some(file), Some(other)) = (files.get_mut(name), copies[older].get(name)) {
+                for (ours, theirs) in file.chunks_mut(512).zip(other.chunks(512)).filter(|_| rng.chance(30)) {
+                    let n = ours.len().min(theirs.len());
+                    ours[..n].copy_from_slice(&theirs[..n]);
+                }
+            }
+            (files, false)
+        }
+        _ => {
+            let name = FILES[rng.below(2)];
+            files.entry(name).and_modify(|file| file.truncate(rng.below(file.len() + 1)));
+            (files, false)
+        }
+    }
+}
+
+/// Opens one crash state with one mixture, and looks.
+fn look(disk: &SimDisk, files: &Copy, allowed: bool, seen: &Seen<'_, Write>) {
+    let sqlite = room();
+    files.iter().for_each(|(name, bytes)| fs::write(sqlite.path().join(name), bytes).unwrap());
+    let db = open(disk, sqlite.path()).expect("a crashed directory opens");
+    let rows = served(&db);
+    let (least, most) = (Model::of(seen.acked()).rows(), Model::of(seen.possible()).rows());
+    assert!(rows == least || rows == most, "served {rows:?}, acknowledged {least:?}, tried {most:?}");
+    db.wait_applied().unwrap();
+    assert_eq!(db.stats().unwrap().sqlite_error, None);
+    let report = db.check().unwrap();
+    assert!(report.is_ok() || !allowed, "{report}");
+    perform(&db, &Add(0, 1e6)).unwrap();
+}
+
+fn writes() -> Vec<Write> {
+    let mut writes = vec![Batch(0, (0..20u8).map(f32::from).collect()), Create(1), Batch(1, vec![1.0; 5])];
+    for round in 0..3u32 {
+        writes.extend([Upsert(0, 3, 9.0), Document(0, 4, 9_000), Retag(1, 2, round), Delete(0, u64::from(round))]);
+        writes.extend([Document(1, 3, 20_000), Batch(0, vec![2.0; 30]), Upsert(0, 5, 7.0)]);
+    }
+    writes.extend([Drop(1), Add(0, 5.0)]);
+    writes
+}
+
+#[test]
+fn sqlites_files_may_be_left_in_any_state_by_a_crash() {
+    let (sqlite, copies) = (room(), Mutex::new(Vec::<(usize, Copy)>::new()));
+    let (states, strange) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let per_state = if long() { 6 } else { 1 };
+    let plan = Enumeration { second_every: 0, max_checks: if long() { 4_000 } else { 150 }, ..Enumeration::quick() };
+    let plan = if long() { plan } else { Enumeration { bounds: Enumeration::quick().second_bounds, ..plan } };
+    let workload = |disk: &SimDisk, history: &History<Write>| {
+        let mut db = open(disk, sqlite.path()).unwrap();
+        for (i, write) in writes().into_iter().enumerate() {
+            history.attempt(write.clone(), || perform(&db, &write)).unwrap();
+            db.wait_applied().unwrap();
+            copies.lock().unwrap().push((disk.ops(), copy(sqlite.path())));
+            if i == 9 {
+                db.close().unwrap();
+                copies.lock().unwrap().push((disk.ops(), copy(sqlite.path())));
+                db = open(disk, sqlite.path()).unwrap();
+            }
+        }
+    };
+    plan.run(workload, SimDisk::clone, |disk: SimDisk, seen| {
+        let copies = copies.lock().unwrap();
+        let until: Vec<Copy> = copies.iter().filter(|c| c.0 <= seen.point()).map(|c| c.1.clone()).collect();
+        for _ in 0..per_state {
+            let number = states.fetch_add(1, Relaxed);
+            let (files, allowed) = mixture(&until, &mut Rng(number as u64));
+            strange.fetch_add(usize::from(!allowed), Relaxed);
+            look(&disk.kill_at(disk.ops()), &files, allowed, seen);
+        }
+    });
+    let (states, strange) = (states.into_inner(), strange.into_inner());
+    println!("sqlite-states: {states} mixtures of SQLite's files, {strange} of them worse than a crash can leave");
+    assert!(states > 100, "{states}");
+}
