@@ -59,4 +59,5 @@ pub mod testing {
     };
     pub use crate::io::vfs::{Entry, EntryKind, LockGuard, OpenMode, Vfs, VfsFile, read_exact_at, read_file};
     pub use crate::log::bench::LogBench;
+    pub use crate::log::scan::broken::cut_at_the_first_bad_checksum;
 }

@@ -9,6 +9,7 @@
 mod support;
 
 use std::fs;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use nopokedb::testing::{Fate, Keep, SimDisk};
 use nopokedb::{Database, Query, RecordId};
-use support::{Model, Rng, Row, Write, collection, long, options, perform, served, vector};
+use support::{Model, Rng, Row, Write, collection, long, options, perform, seeds, served, vector};
 use tempfile::TempDir;
 
 /// Collections in play, the default one among them.
@@ -153,7 +154,9 @@ impl Life {
             60..70 => Write::Retag(c, id, u32::try_from(self.rng.below(1_000)).unwrap()),
             70..74 => Write::Document(c, id, 6 + self.rng.below(20_000)),
             74..80 => Write::Document(c, id, 6 + self.rng.below(100)),
-            80..98 => Write::Delete(c, id),
+            80..95 => Write::Delete(c, id),
+            95..98 if self.rng.chance(90) => Write::DeleteWhere(c, u32::try_from(self.rng.below(1_000)).unwrap()),
+            95..98 => Write::DeleteWhere(c, 1),
             98 => Write::Create(1 + u8::try_from(self.rng.below(COLLECTIONS.into())).unwrap() % (COLLECTIONS - 1)),
             _ if c != 0 => Write::Drop(c),
             _ => Write::Create(1),
@@ -248,7 +251,7 @@ impl Life {
                     let touched = match &write {
                         Write::Upsert(0, id, _) | Write::Retag(0, id, _) | Write::Document(0, id, _) => id % 2 == 0,
                         Write::Delete(0, id) => id % 2 == 0,
-                        Write::Drop(_) | Write::Create(_) => true,
+                        Write::DeleteWhere(..) | Write::Drop(_) | Write::Create(_) => true,
                         _ => false,
                     };
                     if !touched && self.is_possible(&write) {
@@ -337,24 +340,17 @@ fn live(world: World, seed: u64, steps: u64) -> u64 {
     life.done
 }
 
-fn seeds(from: u64, lives: u64) -> Vec<u64> {
-    match std::env::var("NOPOKEDB_SEED") {
-        Ok(seed) => vec![seed.parse().expect("NOPOKEDB_SEED is a number")],
-        Err(_) => (from..from + lives).collect(),
-    }
-}
-
 /// Lives all of `seeds` on two threads.
-fn live_all(what: &str, seeds: &[u64], steps: u64, world: fn() -> World) {
+fn live_all(what: &str, seeds: Range<u64>, steps: u64, world: fn() -> World) {
     let done = AtomicU64::new(0);
     std::thread::scope(|s| {
-        let lives = |part: usize| seeds.iter().skip(part).step_by(2);
+        let lives = |part: usize| seeds.clone().skip(part).step_by(2);
         let threads: Vec<_> = (0..2)
             .map(|part| {
-                let done = &done;
+                let (done, lives) = (&done, lives(part));
                 s.spawn(move || {
-                    for seed in lives(part) {
-                        done.fetch_add(live(world(), *seed, steps), Relaxed);
+                    for seed in lives {
+                        done.fetch_add(live(world(), seed, steps), Relaxed);
                     }
                 })
             })
@@ -367,11 +363,11 @@ fn live_all(what: &str, seeds: &[u64], steps: u64, world: fn() -> World) {
 #[test]
 fn random_operations_agree_with_the_model_through_kills_and_losses_of_power() {
     let (lives, steps) = if long() { (180, 5_000) } else { (6, 1_500) };
-    live_all("with losses of power", &seeds(1, lives), steps, World::sim);
+    live_all("with losses of power", seeds(1, lives), steps, World::sim);
 }
 
 #[test]
 fn random_operations_agree_with_the_model_through_lost_and_damaged_caches() {
     let (lives, steps) = if long() { (40, 5_000) } else { (2, 1_200) };
-    live_all("with lost caches", &seeds(1_001, lives), steps, World::dir);
+    live_all("with lost caches", seeds(1_001, lives), steps, World::dir);
 }

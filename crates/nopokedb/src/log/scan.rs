@@ -111,7 +111,7 @@ pub(super) fn scan(file: &dyn VfsFile, path: &Path, header: &SegmentHeader) -> R
         len: window.len,
     };
     scan.keep_frames(&mut window, header)?;
-    if scan.successor.is_none() && scan.proven.is_none() {
+    if scan.successor.is_none() && scan.proven.is_none() && !broken::cuts_at_the_first_bad_checksum() {
         scan.look_behind(&mut window, header)?;
     }
     Ok(scan)
@@ -182,6 +182,33 @@ impl Scan {
             return Some("a later frame was written after the missing bytes had been made durable");
         }
         None
+    }
+}
+
+/// What many logs do instead of invariant 2, for the test that shows it being caught.
+pub(crate) mod broken {
+    #[cfg(feature = "testing")]
+    thread_local! {
+        static CUTS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+
+    /// Runs `open` on this thread with a scan that calls the first bad checksum the end of the log.
+    #[cfg(feature = "testing")]
+    pub fn cut_at_the_first_bad_checksum<R>(open: impl FnOnce() -> R) -> R {
+        CUTS.set(true);
+        let opened = open();
+        CUTS.set(false);
+        opened
+    }
+
+    #[cfg(feature = "testing")]
+    pub(super) fn cuts_at_the_first_bad_checksum() -> bool {
+        CUTS.get()
+    }
+
+    #[cfg(not(feature = "testing"))]
+    pub(super) const fn cuts_at_the_first_bad_checksum() -> bool {
+        false
     }
 }
 

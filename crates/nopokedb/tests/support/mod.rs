@@ -6,8 +6,8 @@ pub mod writer;
 use std::collections::BTreeMap;
 
 use nopokedb::{
-    Change, Collection, CollectionOptions, Database, Metadata, Metric, NewRow, NewRows, Options, Query, RecordId,
-    Result,
+    Change, Collection, CollectionOptions, Database, Filter, Metadata, Metric, NewRow, NewRows, Options, Query,
+    RecordId, Result,
 };
 
 /// Dimension of every vector in these tests.
@@ -18,6 +18,13 @@ pub const DEFAULT: u8 = 0;
 /// Whether the long versions are asked for.
 pub fn long() -> bool {
     std::env::var("NOPOKEDB_CRASH").is_ok_and(|v| v == "long")
+}
+
+/// The seeds of random lives: so many from `from` on, or those of NOPOKEDB_SEED=<n> or <from>..<to>.
+pub fn seeds(from: u64, lives: u64) -> std::ops::Range<u64> {
+    let Ok(asked) = std::env::var("NOPOKEDB_SEED") else { return from..from + lives };
+    let number = |n: &str| n.parse::<u64>().expect("NOPOKEDB_SEED is <n> or <from>..<to>");
+    asked.split_once("..").map_or_else(|| number(&asked)..number(&asked) + 1, |(a, b)| number(a)..number(b))
 }
 
 /// Everything small, so that short tests meet rolls, graphs and batches of several frames.
@@ -42,6 +49,8 @@ pub enum Write {
     /// The document alone, of so many bytes.
     Document(u8, u64, usize),
     Delete(u8, u64),
+    /// All rows with this tag.
+    DeleteWhere(u8, u32),
     Create(u8),
     Drop(u8),
 }
@@ -89,6 +98,11 @@ impl Model {
             Write::Upsert(c, id, x) => self.put(*c, *id, |r| (r.x, r.tag) = (*x, 1)),
             Write::Retag(c, id, tag) => self.change(*c, *id, |r| r.tag = *tag),
             Write::Document(c, id, len) => self.change(*c, *id, |r| r.document = *len),
+            Write::DeleteWhere(c, tag) => {
+                if let Some(rows) = self.0.get_mut(c) {
+                    rows.rows.retain(|_, row| row.tag != *tag);
+                }
+            }
             Write::Delete(c, id) => {
                 if let Some(rows) = self.0.get_mut(c) {
                     rows.rows.remove(id);
@@ -177,6 +191,7 @@ pub fn perform(db: &Database, write: &Write) -> Result<()> {
             on(c)?.upsert(RecordId(*id), Change { document: Some(document(*len)), ..Change::default() })
         }
         Write::Delete(c, id) => on(c)?.delete(RecordId(*id)).map(drop),
+        Write::DeleteWhere(c, tag) => on(c)?.delete_where(&Filter::field("tag").eq(i64::from(*tag))).map(drop),
     }
 }
 
