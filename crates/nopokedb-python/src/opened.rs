@@ -2,11 +2,13 @@
 //!
 //! Invariant: nothing that runs without the GIL touches a Python object.
 
+use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use nopokedb::{Collection, CollectionOptions, Database, Error, Metric, Options, Result, Tokenizer};
+use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 
 use crate::errors::{caused_by, invalid, raise};
@@ -125,6 +127,9 @@ impl Opened {
         let (options, path) = (given.options(py)?, given.path(py)?);
         let ef = AtomicUsize::new(options.ef);
         let database = without_gil(py, || Database::open(&path, options))?;
+        if let Some(imported) = database.imported() {
+            warn(py, &format!("{}: {}", path.display(), imported.summary()))?;
+        }
         let collection = database.collection();
         let (path, closed) = (path.to_string_lossy().into_owned(), AtomicBool::new(false));
         Ok(Opened { database, collection, path, ef, named: false, closed })
@@ -180,6 +185,12 @@ impl Opened {
             py.check_signals()?;
         }
     }
+}
+
+/// Tells the caller something that happens once and that he should know.
+fn warn(py: Python<'_>, message: &str) -> PyResult<()> {
+    let message = CString::new(message.replace('\0', " "))?;
+    PyErr::warn(py, &py.get_type::<PyUserWarning>(), &message, 1)
 }
 
 /// The one place that releases the GIL.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::collection::Collection;
 use crate::engine::Engine;
 use crate::error::{Error, IoContext, Result};
+use crate::import::Imported;
 use crate::io::disk::Disk;
 use crate::io::vfs::Vfs;
 use crate::meta::MetaLocation;
@@ -175,6 +176,11 @@ impl Database {
     pub fn check(&self) -> Result<Report> {
         self.handle.check()?;
         self.handle.engine.verify()
+    }
+
+    /// What this opening imported from files that version 0.5.1 wrote, if it found any and no database yet.
+    pub fn imported(&self) -> Option<&Imported> {
+        self.handle.engine.imported.as_ref()
     }
 
     /// Counters of what the database holds and uses.

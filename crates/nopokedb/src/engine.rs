@@ -22,6 +22,7 @@ use crate::commit::queue::GroupCommit;
 use crate::commit::reserve::Reservations;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::generation::Generation;
+use crate::import::Imported;
 use crate::io::lock::{ProcessMark, WriterLock};
 use crate::io::vfs::Vfs;
 use crate::log::CollectionEntry;
@@ -50,6 +51,8 @@ pub(crate) struct Engine {
     handles: AtomicUsize,
     shut: AtomicBool,
     lock: Mutex<Option<WriterLock>>,
+    /// What this opening imported from files of version 0.5.1, if it did.
+    pub(crate) imported: Option<Imported>,
 }
 
 /// What an opening hands to [`Engine::assemble`].
@@ -62,6 +65,7 @@ pub(crate) struct Parts {
     pub(crate) segments: SharedSegments,
     pub(crate) collections: BTreeMap<CollectionId, Arc<CollectionCore>>,
     pub(crate) applier: Applier,
+    pub(crate) imported: Option<Imported>,
 }
 
 /// One collection in memory.
@@ -143,6 +147,7 @@ impl Engine {
             handles: AtomicUsize::new(1),
             shut: AtomicBool::new(false),
             lock: Mutex::new(Some(parts.lock)),
+            imported: parts.imported,
         });
         engine.background.start(&engine);
         engine

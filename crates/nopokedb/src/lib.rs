@@ -12,6 +12,7 @@ mod engine;
 mod error;
 mod filter;
 mod generation;
+mod import;
 mod index;
 mod io;
 mod log;
@@ -35,6 +36,7 @@ pub use collection::{Change, Collection, MAX_DOCUMENT_BYTES, NewRow, NewRows, Re
 pub use database::Database;
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use filter::{Field, Filter, Scalar};
+pub use import::{Ids, Imported};
 pub use metadata::{MAX_DEPTH, MAX_METADATA_BYTES, Metadata};
 pub use options::{CollectionOptions, MAX_DIM, Options};
 pub use query::request::{Diversity, Grouping, Hit, Include, Query};

@@ -24,6 +24,7 @@ use crate::commit::feed::{self, in_lsn_order};
 use crate::engine::{CollectionCore, Engine, Parts, check_stored};
 use crate::error::{Error, IoContext, Result};
 use crate::generation::{Apply, Generation};
+use crate::import;
 use crate::index::{Image, IndexParams};
 use crate::io::atomic::create_dir_durable;
 use crate::io::lock;
@@ -46,11 +47,7 @@ pub(crate) fn prepare_directory(vfs: &dyn Vfs, path: &Path, options: &Options) -
     }
     lock::refuse_network_fs(vfs, path, options.force_network_fs)?;
     match inspect(vfs, path)? {
-        DirState::Empty | DirState::Ours => Ok(()),
-        DirState::OldNoPokeDB => Err(Error::path(
-            path,
-            "was written by nopokedb 0.5, which this version cannot import yet; open another directory and add the rows again",
-        )),
+        DirState::Empty | DirState::Ours | DirState::OldNoPokeDB => Ok(()),
         DirState::Foreign(names) => {
             let shown = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
             let why =
@@ -65,7 +62,14 @@ impl Engine {
     pub(crate) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: &Options, meta: MetaLocation) -> Result<Arc<Engine>> {
         let lock = lock::acquire(&*vfs, dir, options.timeout_ms)?;
         let log_options = LogOptions::new(options.segment_bytes);
-        let (mut log, store) = match inspect(&*vfs, dir)? {
+        let mut imported = None;
+        let mut found = inspect(&*vfs, dir)?;
+        if found == DirState::OldNoPokeDB {
+            sync_parent(&*vfs, dir)?;
+            imported = Some(import::run(&vfs, dir, options, default_entry(options))?);
+            found = DirState::Ours;
+        }
+        let (mut log, store) = match found {
             DirState::Ours => {
                 let survey = Survey::of(&*vfs, dir)?;
                 check_default(dir, options, survey.collections())?;
@@ -73,7 +77,9 @@ impl Engine {
                 // A cache that is ahead of the log means lost writes. Settling would remove what may be left of them.
                 let tokenizers = tokenizers_of(survey.collections(), options);
                 let store = MetaStore::open(meta, survey.db_uuid(), survey.last_lsn(), tokenizers)?;
-                (Log::settle(vfs.clone(), dir, log_options, survey)?.0, store)
+                let settled = Log::settle(vfs.clone(), dir, log_options, survey)?.0;
+                import::finish(&*vfs, dir)?;
+                (settled, store)
             }
             _ => {
                 sync_parent(&*vfs, dir)?;
@@ -111,6 +117,7 @@ impl Engine {
             segments,
             collections,
             applier,
+            imported,
         }))
     }
 }

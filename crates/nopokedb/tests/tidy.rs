@@ -36,6 +36,7 @@ const LAYERS: &[(bool, &[&str])] = &[
             "rebuild",
             "stats",
             "catalog",
+            "import",
         ],
     ),
     (true, &["collection", "database", "probe", "schedules"]),

@@ -6,7 +6,12 @@ use super::files::{log_dir, remove_if_there, segment_no_in};
 use super::format::SEGMENT_HEADER_LEN;
 use super::manifest;
 use crate::error::{Error, IoContext, Result};
-use crate::io::vfs::{EntryKind, Vfs};
+use crate::io::vfs::{Entry, EntryKind, Vfs};
+
+/// There while version 0.5.1's files are being imported: the log beside it is unfinished until there is a manifest.
+pub(crate) const IMPORTING: &str = "IMPORTING";
+/// The files of version 0.5.1.
+const OLD_FILES: [&str; 3] = ["hnsw_index.bin", "metadata.db", "oplog.jsonl"];
 
 /// What a directory is to us.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,21 +37,30 @@ pub(crate) fn inspect(vfs: &dyn Vfs, dir: &Path) -> Result<DirState> {
     if entries.iter().any(|e| manifest::number_in(&e.name).is_some()) {
         return Ok(DirState::Ours);
     }
-    if entries.iter().any(|e| ["hnsw_index.bin", "metadata.db", "oplog.jsonl"].contains(&&*e.name)) {
+    let (old, importing) = (entries.iter().any(|e| OLD_FILES.contains(&&*e.name)), has(&entries, IMPORTING));
+    if old && (importing || !has(&entries, "log")) {
         return Ok(DirState::OldNoPokeDB);
     }
-    let ours = |name: &str| ["LOCK", "LOCK.info", "log"].contains(&name) || is_temporary_manifest(name);
+    let ours = |name: &str| ["LOCK", "LOCK.info", "log", IMPORTING].contains(&name) || is_temporary_manifest(name);
     let foreign: Vec<String> = entries.iter().filter(|e| !ours(&e.name)).map(|e| e.name.clone()).collect();
-    if !foreign.is_empty() {
+    if !old && !foreign.is_empty() {
         return Ok(DirState::Foreign(foreign));
     }
-    if !entries.iter().any(|e| e.name == "log") {
+    if !has(&entries, "log") {
         return Ok(DirState::Empty);
     }
     // Without a manifest, a log with data is a database whose manifests are lost; one without is an interrupted creation.
     let dir = log_dir(dir);
     let used = vfs.list(&dir).context("list", &dir)?.iter().any(|e| e.len > SEGMENT_HEADER_LEN);
-    Ok(if used { DirState::Ours } else { DirState::Empty })
+    Ok(match (used, old) {
+        (true, _) => DirState::Ours,
+        (false, true) => DirState::OldNoPokeDB,
+        (false, false) => DirState::Empty,
+    })
+}
+
+fn has(entries: &[Entry], name: &str) -> bool {
+    entries.iter().any(|e| e.name == name)
 }
 
 pub(super) fn is_temporary_manifest(name: &str) -> bool {
@@ -58,6 +72,18 @@ pub(super) fn remove_unfinished_creation(vfs: &dyn Vfs, dir: &Path) -> Result<()
     if inspect(vfs, dir)? != DirState::Empty {
         return Err(Error::path(dir, "is not empty; choose another path, or open the database that is there"));
     }
+    remove_log(vfs, dir)
+}
+
+/// Clears what an import that did not finish left, so that it can start afresh.
+pub(crate) fn remove_unfinished_import(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    if inspect(vfs, dir)? != DirState::OldNoPokeDB {
+        return Err(Error::path(dir, "is not a directory of version 0.5 any more; open it again"));
+    }
+    remove_log(vfs, dir)
+}
+
+fn remove_log(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     for entry in vfs.list(dir).context("list", dir)? {
         if is_temporary_manifest(&entry.name) {
             remove_if_there(vfs, &dir.join(&entry.name))?;

@@ -40,7 +40,7 @@ pub(crate) use compact::{Compacted, Move, compact};
 pub(crate) use encode::{Batch, FrameBuilder};
 pub(crate) use format::SegmentKind;
 pub(crate) use frame::{FrameMeta, FrameView, NewRowRef, RowKind, RowView};
-pub(crate) use inspect::{DirState, inspect};
+pub(crate) use inspect::{DirState, IMPORTING, inspect, remove_unfinished_import};
 
 pub(crate) use manifest::CollectionEntry;
 pub(crate) use publish::write_footer;

@@ -142,6 +142,19 @@ impl Log {
     ) -> Result<Log> {
         create_dir_durable(&*vfs, dir)?;
         super::inspect::remove_unfinished_creation(&*vfs, dir)?;
+        let mut log = Self::begin(vfs, dir, options, collections)?;
+        log.publish_first()?;
+        Ok(log)
+    }
+
+    /// Makes a log that is not a database yet: it becomes one, with what was appended meanwhile, by
+    /// [`Log::publish_first`]. Whoever calls this has cleared what was there.
+    pub(crate) fn begin(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        options: LogOptions,
+        collections: &[CollectionEntry],
+    ) -> Result<Log> {
         create_dir_durable(&*vfs, &log_dir(dir))?;
         let db_uuid = random16(&options, 0);
         let header = SegmentHeader {
@@ -161,7 +174,7 @@ impl Log {
         let capacity = header.capacity;
         let (end, chain, next_lsn) = (SEGMENT_HEADER_LEN, header.prev_chain, Lsn(1));
         let active = Arc::new(Segment::new(path, file, region, header, &[], end));
-        let mut log = Log {
+        Ok(Log {
             vfs,
             dir: dir.to_owned(),
             options,
@@ -176,9 +189,12 @@ impl Log {
             last_compaction_ms: 0,
             poison: None,
             directory_failed: Arc::default(),
-        };
-        log.publish_manifest(2)?;
-        Ok(log)
+        })
+    }
+
+    /// Writes the first manifests of a log that was begun: from here on it is a database.
+    pub(crate) fn publish_first(&mut self) -> Result<()> {
+        self.publish_manifest(2)
     }
 
     /// Makes a group of batches durable with one write and one sync, in this order, and says where they are. On an error

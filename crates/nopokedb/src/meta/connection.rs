@@ -154,13 +154,13 @@ impl Place {
 }
 
 /// The bundled library is what is linked, so this cannot fail unless the build is changed.
-fn assert_version() {
+pub(super) fn assert_version() {
     let version = rusqlite::version_number();
     assert!(version >= OLDEST_SQLITE, "SQLite {} can corrupt its files; 3.51.3 is needed", rusqlite::version());
 }
 
 /// A directory from a stranger is safe to open: no code from the schema runs, and sizes are bounded.
-fn harden(conn: &Connection) -> rusqlite::Result<()> {
+pub(super) fn harden(conn: &Connection) -> rusqlite::Result<()> {
     conn.busy_timeout(Duration::from_millis(BUSY_MS))?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;

@@ -19,6 +19,8 @@
 mod applier;
 mod connection;
 mod files;
+mod journal;
+mod old;
 mod open;
 mod queue;
 mod readers;
@@ -35,6 +37,7 @@ use crate::types::{CollectionId, Lsn, RecordId};
 
 pub(crate) use applier::{Applier, Replay, Sink};
 pub(crate) use connection::{Outcome, Trouble};
+pub(crate) use old::OldMetadata;
 pub(crate) use queue::ApplierStats;
 pub(crate) use readers::{Bound, Cell, MetaRecord, Reader};
 pub(crate) use store::MetaStore;
