@@ -1,7 +1,10 @@
-"""Every example in a docstring runs as it stands, and every public method has one."""
+"""Every example in a docstring, in README.md and in the guide runs as it stands, and every public method has one."""
 
+import ast
+import contextlib
 import doctest
 import inspect
+import io
 import re
 from pathlib import Path
 
@@ -33,12 +36,55 @@ def test_everything_public_is_documented():
         assert inspect.getdoc(thing), name
 
 
-README = Path(__file__).parents[3] / "README.md"
+ROOT = Path(__file__).parents[3]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs/guide").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SHOWN = re.compile(r"# -> ?(.*)$")
 
 
-def test_the_python_examples_of_the_readme_run_as_they_stand(tmp_path, monkeypatch, capsys):
+def shown(lines, first, last):
+    """What the page says comes out of the statement on these lines: its `# ->` comments, and those alone on lines below it."""
+    while last < len(lines) and lines[last].lstrip().startswith("# ->"):
+        last += 1
+    found = (SHOWN.search(line) for line in lines[first - 1 : last])
+    return "\n".join(match[1] for match in found if match)
+
+
+def came_out(node, names, page):
+    """Runs one statement; what it printed, else the repr of its value, else the error it raised."""
+    told = io.StringIO()
+    value = None
+    try:
+        with contextlib.redirect_stdout(told):
+            if isinstance(node, ast.Expr):
+                value = eval(compile(ast.Expression(node.value), page, "eval"), names)
+            else:
+                exec(compile(ast.Module([node], []), page, "exec"), names)
+    except Exception as error:
+        if not isinstance(error, nopokedb.NoPokeDBError):
+            raise
+        return f"raises {type(error).__name__}: {error}"
+    return told.getvalue().rstrip() or ("" if value is None else repr(value))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_blocks_of_a_page_run_in_order_and_give_what_they_show(tmp_path, monkeypatch, page):
+    """In one namespace and an empty directory. `...` in what is shown stands for anything."""
     monkeypatch.chdir(tmp_path)
-    examples = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert examples
-    for example in examples:
-        exec(compile(example, "README.md", "exec"), {})
+    names = {"__name__": "page"}
+    same = doctest.OutputChecker().check_output
+    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        lines = block.splitlines()
+        for node in ast.parse(block, page.name).body:
+            expected = shown(lines, node.lineno, node.end_lineno)
+            got = came_out(node, names, page.name)
+            where = f"{page.name}: {ast.get_source_segment(block, node)}"
+            assert expected or not got.startswith("raises "), f"{where}\n{got}"
+            if expected:
+                assert same(expected + "\n", got + "\n", doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE), f"{where}\n{got}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link
