@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `database.rs` | the class `NoPokeDB`: opening, closing, collections, attributes |
 //! | `reads.rs`, `writes.rs` | its methods that ask, and those that change rows |
+//! | `upkeep.rs` | checking what is stored |
 //! | `opened.rs` | opening a directory; the one place that releases the GIL |
 //! | `errors.rs` | error kinds to exceptions, in one table |
 //! | `vectors.rs` | arrays and lists to rows of float32 |
@@ -27,6 +28,7 @@ mod opened;
 mod reads;
 mod rerank;
 mod rows;
+mod upkeep;
 mod vectors;
 mod writes;
 
@@ -37,6 +39,7 @@ use pyo3::prelude::*;
 fn _nopokedb(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", python_version())?;
     module.add_class::<database::NoPokeDB>()?;
+    module.add_class::<upkeep::CheckReport>()?;
     errors::register(module)
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct Background {
     changed: Condvar,
     /// Read by long work between its steps.
     pub(crate) stop: AtomicBool,
+    /// Held by the worker during a round, and by whoever wants nothing moved meanwhile. Comes before every other lock.
+    round: Mutex<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -43,6 +45,7 @@ impl Background {
             state: Mutex::default(),
             changed: Condvar::new(),
             stop: AtomicBool::new(false),
+            round: Mutex::default(),
             thread: Mutex::new(None),
         }
     }
@@ -86,6 +89,12 @@ impl Background {
         }
     }
 
+    /// Waits for the end of the worker's round and keeps it from the next one: no graph is built, no segment sealed or
+    /// compacted until the guard is dropped. Writes and searches go on.
+    pub(crate) fn pause(&self) -> MutexGuard<'_, ()> {
+        self.round.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What went wrong last, if anything did since the last round that went well.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.lock().last_error.clone()
@@ -111,7 +120,9 @@ fn run(engine: &Engine) {
         if engine.background.stop.load(SeqCst) {
             return;
         }
+        let round = engine.background.pause();
         let outcome = if idle { engine.idle_round().map(|()| false) } else { engine.busy_round().map(|()| true) };
+        drop(round);
         let mut state = engine.background.lock();
         idle_work = *outcome.as_ref().unwrap_or(&false);
         state.last_error = outcome.err().map(|e| e.to_string());

@@ -15,6 +15,7 @@ use crate::error::{IoContext, Result};
 use crate::index::{Image, ImageStamp, Index, IndexParams};
 use crate::io::vfs::Vfs;
 use crate::types::{CollectionId, Lsn, Slot};
+use crate::vectors::Visibility;
 
 /// Fewer slots than this are read from the log as fast as from an image.
 const MIN_SLOTS: usize = 256;
@@ -75,6 +76,33 @@ impl ImageOf<'_> {
         self.vfs.remove_file(&path).context("remove", &path)
     }
 
+    /// Reads all images through: how many there are, and what is wrong with them. An image must hold every live row up to
+    /// its LSN, or the next opening would not use it.
+    pub(crate) fn audit(&self, collection: &CollectionCore, last: Lsn) -> Result<(u64, Vec<String>)> {
+        let (mut images, mut wrong) = (0, Vec::new());
+        let generation = collection.generation();
+        let view = generation.view();
+        for lsn in self.found()? {
+            images += 1;
+            match Index::read_image(self.vfs, &self.path(lsn), self.stamp(last), generation.index.params()) {
+                Ok(image) => {
+                    let missing = (0..view.snapshot.len)
+                        .map(Slot)
+                        .filter(|&slot| view.is_live(slot) && generation.rows.lsn(slot) <= lsn)
+                        .filter(|&slot| image.lsns.binary_search(&generation.rows.lsn(slot).0).is_err())
+                        .count();
+                    if missing > 0 {
+                        let path = self.path(lsn);
+                        wrong
+                            .push(format!("{} lacks {missing} rows; the next opening will not use it", path.display()));
+                    }
+                }
+                Err(e) => wrong.push(e.message().to_owned()),
+            }
+        }
+        Ok((images, wrong))
+    }
+
     /// Writes the image of `collection`, unless it is small or on the disk already.
     fn write(&self, collection: &CollectionCore) -> Result<()> {
         let generation = collection.generation();
@@ -120,7 +148,7 @@ impl Engine {
         Ok(())
     }
 
-    fn image_of(&self, database: [u8; 16], collection: &CollectionCore) -> ImageOf<'_> {
+    pub(crate) fn image_of(&self, database: [u8; 16], collection: &CollectionCore) -> ImageOf<'_> {
         ImageOf { vfs: &*self.vfs, dir: self.dir(), database, collection: collection.id }
     }
 }

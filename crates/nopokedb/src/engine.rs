@@ -2,9 +2,9 @@
 //! background worker.
 //!
 //! Invariants:
-//! 1. Lock order: a collection's reservations, then the commit queue, then `log` (the commit lock), then `ids` of a
-//!    generation. Nothing waits for the background worker or the applier while holding `log`, except SQLite's bounded
-//!    back-pressure.
+//! 1. Lock order: the worker's round, then a collection's reservations, then the commit queue, then `log` (the commit
+//!    lock), then `ids` of a generation. Nothing waits for the background worker or the applier while holding `log`, except
+//!    SQLite's bounded back-pressure, and `check()`, which waits for what was queued while it took the lock.
 //! 2. The directory's lock is released last, after every file is closed and every thread has ended.
 //! 3. An error while applying a durable frame stops all further writes (memory no longer equals the log); reads go on at
 //!    the last published snapshot, and reopening replays the log.

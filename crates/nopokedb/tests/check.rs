@@ -2,13 +2,19 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::disallowed_methods)] // these tests damage files
 
-use nopokedb::{Database, Metadata, NewRows, Options, RecordId};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use nopokedb::{Change, Database, Metadata, NewRow, NewRows, Options, RecordId};
 
 const DIM: usize = 32;
 
-fn build(dir: &std::path::Path) -> Database {
-    let options = Options { graph_from: Some(100), segment_bytes: 64 << 10, ..Options::new(DIM) };
-    let db = Database::open(dir, options).unwrap();
+fn options() -> Options {
+    Options { graph_from: Some(100), segment_bytes: 64 << 10, ..Options::new(DIM) }
+}
+
+fn build(dir: &Path) -> Database {
+    let db = Database::open(dir, options()).unwrap();
     let c = db.collection();
     for batch in 0..4u64 {
         let vectors: Vec<f32> = (0..300 * DIM as u64).map(|i| (((batch * 77 + i) * 31 % 1_009) as f32).sin()).collect();
@@ -30,6 +36,38 @@ fn a_healthy_database_has_no_problems() {
     assert!(report.is_ok(), "{report}");
     assert_eq!(report.rows, 1_050);
     assert!(report.graph_rows > 400 && report.segments > 2, "{report}");
+    assert_eq!((report.sqlite_rows, report.collections), (1_050, 1), "{report}");
+    db.save().unwrap();
+    let report = db.check().unwrap();
+    assert!(report.is_ok() && report.images == 1, "{report}");
+}
+
+#[test]
+fn writes_during_a_check_are_no_problems() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = build(dir.path());
+    let (c, done) = (db.collection(), AtomicBool::new(false));
+    std::thread::scope(|s| {
+        for t in 0..2u64 {
+            let (c, done) = (&c, &done);
+            s.spawn(move || {
+                for i in 0.. {
+                    if done.load(Relaxed) {
+                        break;
+                    }
+                    let id = c.add(&[i as f32; DIM], NewRow::default()).unwrap();
+                    let change = Change { vector: Some(vec![t as f32; DIM]), ..Change::default() };
+                    c.upsert(RecordId(t * 300 + i % 300), change).unwrap();
+                    assert!(c.delete(id).unwrap());
+                }
+            });
+        }
+        for _ in 0..8 {
+            let report = db.check().unwrap();
+            assert!(report.is_ok() && report.rebuilt.is_empty(), "{report}");
+        }
+        done.store(true, Relaxed);
+    });
 }
 
 #[test]
@@ -38,14 +76,8 @@ fn damage_of_the_log_is_named_with_its_file() {
     let db = build(dir.path());
     db.close().unwrap();
     drop(db);
-    let log = dir.path().join("log");
-    let mut segments: Vec<_> = std::fs::read_dir(&log).unwrap().map(|e| e.unwrap().path()).collect();
-    segments.sort();
-    let oldest = &segments[0];
-    let mut bytes = std::fs::read(oldest).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(oldest, &bytes).unwrap();
+    let oldest = &files(dir.path(), "log")[0];
+    flip(oldest);
     std::fs::remove_dir_all(dir.path().join("index")).unwrap();
     let name = oldest.file_name().unwrap().to_str().unwrap();
     match Database::open(dir.path(), Options::new(DIM)) {
@@ -53,6 +85,85 @@ fn damage_of_the_log_is_named_with_its_file() {
         Ok(db) => {
             let report = db.check().unwrap();
             assert!(report.problems.iter().any(|p| p.contains(name)), "{report}");
+        }
+    }
+}
+
+fn files(dir: &Path, folder: &str) -> Vec<PathBuf> {
+    let mut files: Vec<_> = std::fs::read_dir(dir.join(folder)).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// Flips a bit in the middle of a file, in place.
+fn flip(path: &Path) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+    let (at, mut byte) = (file.metadata().unwrap().len() / 2, [0]);
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
+}
+
+#[test]
+fn damage_that_comes_after_the_first_look_is_found_in_every_kind_of_file() {
+    for kind in ["seg", "MANIFEST", "idx"] {
+        let dir = tempfile::tempdir().unwrap();
+        let db = build(dir.path());
+        db.save().unwrap();
+        assert!(db.check().unwrap().is_ok());
+        let of_kind = |p: &PathBuf| p.extension().is_some_and(|e| e == kind) || name(p).starts_with(kind);
+        let folders = ["log", "index", "."].into_iter().flat_map(|folder| files(dir.path(), folder));
+        let damaged = folders.into_iter().find(of_kind).unwrap();
+        flip(&damaged);
+        let report = db.check().unwrap();
+        assert!(report.problems.iter().any(|p| p.contains(name(&damaged))), "{kind}: {report}");
+    }
+}
+
+#[test]
+fn damage_of_a_row_in_sqlite_is_told_and_mended() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path()).close().unwrap();
+    let path = dir.path().join("meta.sqlite");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let found: Vec<usize> = (0..bytes.len() - 9).filter(|&at| &bytes[at..at + 9] == br#"{"i":211}"#).collect();
+    found.iter().for_each(|at| bytes[at + 5] = b'3');
+    std::fs::write(&path, &bytes).unwrap();
+    let db = Database::open(dir.path(), options()).unwrap();
+    let report = db.check().unwrap();
+    assert!(report.is_ok() && report.rebuilt.len() == 1, "{report}");
+    let report = db.check().unwrap();
+    assert!(report.is_ok() && report.rebuilt.is_empty(), "{report}");
+}
+
+#[test]
+fn a_sqlite_file_that_is_sound_but_of_another_history_is_noticed() {
+    let (dir, twin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    build(dir.path()).close().unwrap();
+    copy(dir.path(), twin.path());
+    for (dir, text) in [(&dir, r#"{"side":1}"#), (&twin, r#"{"side":2}"#)] {
+        let db = Database::open(dir.path(), options()).unwrap();
+        let change = Change { metadata: Some(Metadata::from_json(text).unwrap()), ..Change::default() };
+        db.collection().upsert(RecordId(211), change).unwrap();
+        db.close().unwrap();
+    }
+    std::fs::copy(twin.path().join("meta.sqlite"), dir.path().join("meta.sqlite")).unwrap();
+    let report = Database::open(dir.path(), options()).unwrap().check().unwrap();
+    assert!(report.problems.iter().any(|p| p.contains("row 211 is not what the log has")), "{report}");
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
         }
     }
 }

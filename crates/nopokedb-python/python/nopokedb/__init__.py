@@ -10,6 +10,7 @@
 """
 
 from ._nopokedb import (
+    CheckReport,
     ClosedError,
     CorruptionError,
     DimensionError,
@@ -27,6 +28,7 @@ from ._nopokedb import (
 )
 
 __all__ = [
+    "CheckReport",
     "ClosedError",
     "CorruptionError",
     "DimensionError",

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::format::{DbUuid, FORMAT, MIN_READER, SegmentKind, hash128, take, u16_at, u32_at, u64_at};
 use super::segment::FooterRef;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::io::atomic::{WriteFailed, write_atomic};
 use crate::io::vfs::{EntryKind, Vfs, read_file};
 use crate::types::{CollectionId, Lsn, Metric, SegmentNo, Tokenizer};
@@ -271,24 +271,30 @@ pub(super) fn load(vfs: &dyn Vfs, dir: &Path) -> Result<(Manifest, u64)> {
     };
     let mut first_fault = None;
     for number in numbers {
-        let path = path_of(dir, number);
-        let bytes = match read_file(vfs, &path, LIMIT) {
-            Err(e) if e.kind() == std::io::ErrorKind::FileTooLarge => {
-                first_fault.get_or_insert(Error::corruption(&path, LIMIT, "the manifest is impossibly long"));
-                continue;
-            }
-            other => other.context("read", &path)?,
-        };
-        match Manifest::decode(&bytes) {
-            Ok(manifest) if manifest.number == number => return Ok((manifest, highest)),
-            Ok(_) => first_fault.get_or_insert(Error::corruption(&path, 32, "the manifest has another file's number")),
-            Err(ManifestFault::Newer { format, min_reader }) => return Err(newer(&path, format, min_reader)),
-            Err(ManifestFault::Damaged { offset, what }) => {
-                first_fault.get_or_insert(Error::corruption(&path, offset, what))
-            }
+        match read(vfs, dir, number) {
+            Ok(manifest) => return Ok((manifest, highest)),
+            Err(e) if e.kind() == ErrorKind::Corruption => first_fault.get_or_insert(e),
+            Err(e) => return Err(e),
         };
     }
     Err(first_fault.unwrap_or_else(|| Error::corruption(dir, 0, "no manifest is readable")))
+}
+
+/// Manifest `number`, if it is whole.
+pub(super) fn read(vfs: &dyn Vfs, dir: &Path, number: u64) -> Result<Manifest> {
+    let path = path_of(dir, number);
+    let bytes = match read_file(vfs, &path, LIMIT) {
+        Err(e) if e.kind() == std::io::ErrorKind::FileTooLarge => {
+            return Err(Error::corruption(&path, LIMIT, "the manifest is impossibly long"));
+        }
+        other => other.context("read", &path)?,
+    };
+    match Manifest::decode(&bytes) {
+        Ok(manifest) if manifest.number == number => Ok(manifest),
+        Ok(_) => Err(Error::corruption(&path, 32, "the manifest has another file's number")),
+        Err(ManifestFault::Newer { format, min_reader }) => Err(newer(&path, format, min_reader)),
+        Err(ManifestFault::Damaged { offset, what }) => Err(Error::corruption(&path, offset, what)),
+    }
 }
 
 /// The refusal of files that a newer version wrote.

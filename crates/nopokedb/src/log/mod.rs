@@ -11,8 +11,10 @@
 //! | [`manifest`], [`publish`] | which segments make up the log, and how that changes |
 //! | [`pick`], [`compact`] | the live rows of several segments into one |
 //! | [`inspect`], [`scan`], [`survey`], [`recover`] | opening: what counts, what is damage, what a crash left behind |
+//! | [`audit`] | reading everything again, for `check()` |
 //! | [`files`] | names; making and replacing a file |
 
+pub(crate) mod audit;
 #[cfg(feature = "testing")]
 pub(crate) mod bench;
 pub(crate) mod compact;

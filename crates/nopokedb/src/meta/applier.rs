@@ -97,9 +97,14 @@ impl Applier {
         self.shared.stats().durable_lsn
     }
 
-    /// Checks all that `check()` can check of the file, as of `lsn` or later; damage is rebuilt.
-    pub(crate) fn verify(&self, lsn: Lsn) -> Result<()> {
-        self.read(lsn, |reader| reader.verify())
+    /// Reads one state that has everything up to `lsn`, and tells damage as such; it is being rebuilt then.
+    pub(crate) fn read_once<T>(&self, lsn: Lsn, f: impl FnOnce(&Reader<'_>) -> Outcome<T>) -> Outcome<T> {
+        self.wait_applied(lsn)?;
+        let result = self.readers.with(f);
+        if let Err(Trouble::Damaged(why)) = &result {
+            self.shared.report_damage(why.clone());
+        }
+        result
     }
 
     /// How it is going.
