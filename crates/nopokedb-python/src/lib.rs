@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `database.rs` | the class `NoPokeDB`: opening, closing, collections, attributes |
 //! | `reads.rs`, `writes.rs` | its methods that ask, and those that change rows |
-//! | `upkeep.rs` | checking what is stored |
+//! | `upkeep.rs` | checking what is stored, and copying it |
 //! | `opened.rs` | opening a directory; the one place that releases the GIL |
 //! | `errors.rs` | error kinds to exceptions, in one table |
 //! | `vectors.rs` | arrays and lists to rows of float32 |
@@ -40,6 +40,7 @@ fn _nopokedb(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", python_version())?;
     module.add_class::<database::NoPokeDB>()?;
     module.add_class::<upkeep::CheckReport>()?;
+    module.add_class::<upkeep::BackupReport>()?;
     errors::register(module)
 }
 

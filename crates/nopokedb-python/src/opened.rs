@@ -11,7 +11,7 @@ use nopokedb::{Collection, CollectionOptions, Database, Error, Metric, Options, 
 use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 
-use crate::errors::{caused_by, invalid, raise};
+use crate::errors::{invalid, raise};
 use crate::rows;
 
 /// How often a waiting call looks whether Ctrl-C was pressed.
@@ -52,10 +52,9 @@ impl Given<'_, '_> {
         Ok(options)
     }
 
-    fn path(&self, py: Python<'_>) -> PyResult<PathBuf> {
+    fn path(&self) -> PyResult<PathBuf> {
         let Some(path) = self.path else { return Ok(PathBuf::from("./data")) };
-        let refused = |cause| caused_by(py, invalid(py, "path must be a str or an os.PathLike"), cause);
-        path.extract::<PathBuf>().map_err(refused)
+        rows::path(path)
     }
 }
 
@@ -124,7 +123,7 @@ pub(crate) struct Opened {
 
 impl Opened {
     pub(crate) fn open(py: Python<'_>, given: &Given<'_, '_>) -> PyResult<Opened> {
-        let (options, path) = (given.options(py)?, given.path(py)?);
+        let (options, path) = (given.options(py)?, given.path()?);
         let ef = AtomicUsize::new(options.ef);
         let database = without_gil(py, || Database::open(&path, options))?;
         if let Some(imported) = database.imported() {

@@ -1,5 +1,6 @@
 //! The other arguments: ids, counts, seconds, documents, lists of metadata.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nopokedb::{Metadata, RecordId};
@@ -62,6 +63,13 @@ pub(crate) fn one_id<'a, 'py>(
         (None, None) => Err(PyTypeError::new_err(format!("{method}() missing 1 required argument: 'id'"))),
         (Some(_), Some(_)) => Err(PyTypeError::new_err(format!("{method}() got both 'id' and its old name 'vid'"))),
     }
+}
+
+/// A directory.
+pub(crate) fn path(value: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
+    let py = value.py();
+    let refused = |cause| caused_by(py, invalid(py, "path must be a str or an os.PathLike"), cause);
+    value.extract::<PathBuf>().map_err(refused)
 }
 
 /// A timeout.

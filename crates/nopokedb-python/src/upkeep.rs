@@ -1,9 +1,10 @@
-//! What an owner of data asks for now and then: is it whole?
+//! What an owner of data asks for now and then: is it whole, and is there a copy?
 
-use nopokedb::Report;
+use nopokedb::{Backup, Report};
 use pyo3::prelude::*;
 
 use crate::database::NoPokeDB;
+use crate::rows;
 
 /// What `check()` found. True if nothing is wrong; `print` it to read it.
 ///
@@ -76,8 +77,82 @@ impl From<Report> for CheckReport {
     }
 }
 
+/// What `backup()` did.
+///
+/// Attributes
+/// ----------
+/// lsn : int
+///     The backup holds every operation up to this one, and none after it (`stats()["visible_lsn"]` counts the same).
+/// files_copied, bytes_copied : int
+///     What was written.
+/// files_kept : int
+///     Files that an earlier backup into the same directory had brought already.
+#[pyclass(frozen, get_all, module = "nopokedb")]
+pub(crate) struct BackupReport {
+    lsn: u64,
+    files_copied: u64,
+    bytes_copied: u64,
+    files_kept: u64,
+}
+
+#[pymethods]
+impl BackupReport {
+    fn __repr__(&self) -> String {
+        let BackupReport { lsn, files_copied, bytes_copied, files_kept } = self;
+        format!(
+            "<BackupReport up to operation {lsn}: {files_copied} files copied ({bytes_copied} bytes), {files_kept} kept>"
+        )
+    }
+}
+
+impl From<Backup> for BackupReport {
+    fn from(backup: Backup) -> Self {
+        let Backup { lsn, files_copied, bytes_copied, files_kept, .. } = backup;
+        BackupReport { lsn, files_copied, bytes_copied, files_kept }
+    }
+}
+
 #[pymethods]
 impl NoPokeDB {
+    /// Copy the database, all collections, as it is now into a directory, while it is open and written to. Into the
+    /// directory of an earlier backup only what is new is copied. To restore, open the directory (or a copy of it): it is a
+    /// database like any other, and no target of further backups from then on.
+    ///
+    /// Parameters
+    /// ----------
+    /// path : str or os.PathLike
+    ///     A new or empty directory, or one that was backed up to before.
+    ///
+    /// Returns
+    /// -------
+    /// BackupReport
+    ///     `lsn`, `files_copied`, `bytes_copied`, `files_kept`.
+    ///
+    /// Raises
+    /// ------
+    /// InvalidError
+    ///     The directory is this database, holds another one, a later state or other files, or was opened since it was
+    ///     backed up to.
+    /// LockedError
+    ///     The directory is open.
+    /// CorruptionError
+    ///     What is to be copied is damaged. The earlier backup is still there, as it is after any error or crash.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="backup")
+    /// >>> ids = db.add_many([[1, 0], [0, 1]])
+    /// >>> db.backup("backup-copy").lsn
+    /// 2
+    /// >>> id = db.add([1, 1])
+    /// >>> with NoPokeDB(dim=2, path="backup-copy") as restored:
+    /// ...     len(restored)
+    /// 2
+    fn backup(&self, py: Python<'_>, path: &Bound<'_, PyAny>) -> PyResult<BackupReport> {
+        let path = rows::path(path)?;
+        self.opened(py)?.run(py, |o| o.database.backup(path)).map(BackupReport::from)
+    }
+
     /// Hold everything that is stored against everything else: the log's checksums, the manifests, every row and id, the
     /// search graph, SQLite's rows, the index images. Takes a time in proportion to the data, all collections included;
     /// searches and writes go on.

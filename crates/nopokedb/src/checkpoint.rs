@@ -13,7 +13,8 @@ use std::sync::PoisonError;
 use crate::engine::{CollectionCore, Engine};
 use crate::error::{IoContext, Result};
 use crate::index::{Image, ImageStamp, Index, IndexParams};
-use crate::io::vfs::Vfs;
+use crate::io::atomic::replace;
+use crate::io::vfs::{OpenMode, Vfs};
 use crate::types::{CollectionId, Lsn, Slot};
 use crate::vectors::Visibility;
 
@@ -36,7 +37,7 @@ impl ImageOf<'_> {
         self.dir.join("index")
     }
 
-    fn path(&self, lsn: Lsn) -> PathBuf {
+    pub(crate) fn path(&self, lsn: Lsn) -> PathBuf {
         self.folder().join(format!("{:08x}-{:016x}.idx", self.collection.0, lsn.0))
     }
 
@@ -45,7 +46,7 @@ impl ImageOf<'_> {
     }
 
     /// The LSNs of this collection's images, newest first.
-    fn found(&self) -> Result<Vec<Lsn>> {
+    pub(crate) fn found(&self) -> Result<Vec<Lsn>> {
         let folder = self.folder();
         if self.vfs.kind(&folder).context("look at", &folder)?.is_none() {
             return Ok(Vec::new());
@@ -74,6 +75,30 @@ impl ImageOf<'_> {
     pub(crate) fn remove(&self, lsn: Lsn) -> Result<()> {
         let path = self.path(lsn);
         self.vfs.remove_file(&path).context("remove", &path)
+    }
+
+    /// Copies the image of `lsn` to another directory; its bytes, or `None` if it is there already.
+    pub(crate) fn copy(&self, to: &ImageOf<'_>, lsn: Lsn) -> Result<Option<u64>> {
+        let (path, target) = (self.path(lsn), to.path(lsn));
+        let file = self.vfs.open(&path, OpenMode::Read).context("open", &path)?;
+        let len = file.len().context("read the length of", &path)?;
+        if self.vfs.open(&target, OpenMode::Read).and_then(|there| there.len()).is_ok_and(|there| there == len) {
+            return Ok(None);
+        }
+        let name = target.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        replace(self.vfs, &to.folder(), &name, |copy| {
+            let (mut buf, mut at) = (vec![0; 1 << 20], 0);
+            while at < len {
+                let n = file.read_at(&mut buf, at)?;
+                if n == 0 {
+                    return Err(std::io::ErrorKind::UnexpectedEof.into());
+                }
+                copy.write_all_at(&[&buf[..n]], at)?;
+                at += n as u64;
+            }
+            Ok(())
+        })?;
+        Ok(Some(len))
     }
 
     /// Reads all images through: how many there are, and what is wrong with them. An image must hold every live row up to

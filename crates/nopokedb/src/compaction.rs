@@ -1,7 +1,7 @@
 //! When the log is sealed and compacted, and how memory follows; `log/compact.rs` knows how the files change.
 //!
 //! Invariants:
-//! 1. Runs on the background worker only. The long parts (hashing, copying) hold no lock; publishing holds the commit lock.
+//! 1. Runs on the background worker only, except that a backup seals segments itself. The long parts (hashing, copying) hold no lock; publishing holds the commit lock.
 //! 2. Locations move in three steps: the new segment is published to readers beside the old ones, the slots are pointed to
 //!    it, the old ones are retired (`vectors/rows.rs`, invariant 3).
 //! 3. Rows are dropped only once SQLite's file durably reflects everything up to them: a DELETE that SQLite has not seen
@@ -11,8 +11,8 @@
 //! 6. A row that died while it was copied is dead in the new segment too; it goes with the next compaction.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, PoisonError};
 
 use crate::engine::{CollectionCore, Engine};
 use crate::error::Result;
@@ -25,6 +25,7 @@ use crate::vectors::rows::{GONE, Loc, SegmentTable};
 impl Engine {
     /// Gives full segments their footers, so that the next opening need not read them through.
     pub(crate) fn seal_segments(&self) -> Result<()> {
+        let _sealing = self.sealing.lock().unwrap_or_else(PoisonError::into_inner);
         let open = self.lock_log().without_footer();
         if open.is_empty() {
             return Ok(());

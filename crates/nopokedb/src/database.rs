@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::backup::Backup;
 use crate::collection::Collection;
 use crate::engine::Engine;
 use crate::error::{Error, IoContext, Result};
@@ -181,6 +182,26 @@ impl Database {
     /// What this opening imported from files that version 0.5.1 wrote, if it found any and no database yet.
     pub fn imported(&self) -> Option<&Imported> {
         self.handle.engine.imported.as_ref()
+    }
+
+    /// Copies the database as it is now into the directory `path`, while it is open and written to. The copy is a
+    /// database directory like any other: open it to restore. A backup into the directory of an earlier one copies only
+    /// what is new; a crash meanwhile leaves the earlier one or the new one.
+    ///
+    /// SQLite's file is not copied: the first opening of the copy builds it from the log.
+    ///
+    /// # Errors
+    /// `Invalid` when `path` is this database, holds another one or other files, or was opened for writing since it was
+    /// backed up to; `Locked` when it is open; `Corruption` when what is to be copied is damaged; `Full`, `Io`. What an earlier
+    /// backup brought is still there then.
+    pub fn backup(&self, path: impl AsRef<Path>) -> Result<Backup> {
+        self.handle.check()?;
+        let path = path.as_ref();
+        if self.handle.registered.is_none() {
+            return self.handle.engine.backup(path);
+        }
+        let absolute = |path: &Path| Disk.canonical(path).or_else(|_| std::path::absolute(path));
+        self.handle.engine.backup(&absolute(path).context("find", path)?)
     }
 
     /// Counters of what the database holds and uses.

@@ -2,8 +2,8 @@
 //! background worker.
 //!
 //! Invariants:
-//! 1. Lock order: the worker's round, then a collection's reservations, then the commit queue, then `log` (the commit
-//!    lock), then `ids` of a generation. Nothing waits for the background worker or the applier while holding `log`, except
+//! 1. Lock order: the worker's round, then `sealing` or a collection's reservations, then the commit queue, then `log` (the
+//!    commit lock), then `ids` of a generation. Nothing waits for the background worker or the applier while holding `log`, except
 //!    SQLite's bounded back-pressure, and `check()`, which waits for what was queued while it took the lock.
 //! 2. The directory's lock is released last, after every file is closed and every thread has ended.
 //! 3. An error while applying a durable frame stops all further writes (memory no longer equals the log); reads go on at
@@ -46,6 +46,8 @@ pub(crate) struct Engine {
     collections: RwLock<BTreeMap<CollectionId, Arc<CollectionCore>>>,
     pub(crate) applier: Applier,
     pub(crate) background: Background,
+    /// Held while full segments get their footers: one caller at a time.
+    pub(crate) sealing: Mutex<()>,
     /// Why writes are refused (invariant 3), if they are.
     failed: Mutex<Option<Error>>,
     handles: AtomicUsize,
@@ -143,6 +145,7 @@ impl Engine {
             collections: RwLock::new(parts.collections),
             applier: parts.applier,
             background: Background::new(),
+            sealing: Mutex::default(),
             failed: Mutex::new(None),
             handles: AtomicUsize::new(1),
             shut: AtomicBool::new(false),

@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod background;
+mod backup;
 mod catalog;
 mod checkpoint;
 mod collection;
@@ -32,6 +33,7 @@ mod types;
 mod vectors;
 mod verify;
 
+pub use backup::Backup;
 pub use collection::{Change, Collection, MAX_DOCUMENT_BYTES, NewRow, NewRows, Record};
 pub use database::Database;
 pub use error::{Error, ErrorKind, Result, Subject};

@@ -29,7 +29,7 @@ use crate::index::{Image, IndexParams};
 use crate::io::atomic::create_dir_durable;
 use crate::io::lock;
 use crate::io::vfs::{EntryKind, Vfs};
-use crate::log::{CollectionEntry, DirState, Log, LogOptions, RowKind, SegmentKind, Survey, inspect};
+use crate::log::{CollectionEntry, DirState, Log, LogOptions, RowKind, SegmentKind, Survey, claim, inspect};
 use crate::meta::{Applier, MetaLocation, MetaStore, Opened, Tokenizers};
 use crate::options::{Options, narrow};
 use crate::types::{CollectionId, Lsn, RecordId, Slot};
@@ -48,6 +48,10 @@ pub(crate) fn prepare_directory(vfs: &dyn Vfs, path: &Path, options: &Options) -
     lock::refuse_network_fs(vfs, path, options.force_network_fs)?;
     match inspect(vfs, path)? {
         DirState::Empty | DirState::Ours | DirState::OldNoPokeDB => Ok(()),
+        DirState::UnfinishedBackup => Err(Error::path(
+            path,
+            "holds a backup that was not finished; run backup() into it again, or remove the directory",
+        )),
         DirState::Foreign(names) => {
             let shown = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
             let why =
@@ -79,6 +83,7 @@ impl Engine {
                 let store = MetaStore::open(meta, survey.db_uuid(), survey.last_lsn(), tokenizers)?;
                 let settled = Log::settle(vfs.clone(), dir, log_options, survey)?.0;
                 import::finish(&*vfs, dir)?;
+                claim(&*vfs, dir, &settled)?;
                 (settled, store)
             }
             _ => {

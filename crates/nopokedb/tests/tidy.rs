@@ -29,6 +29,7 @@ const LAYERS: &[(bool, &[&str])] = &[
             "checkpoint",
             "recover",
             "verify",
+            "backup",
             "background",
             "engine",
             "generation",

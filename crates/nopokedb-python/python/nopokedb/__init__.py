@@ -10,6 +10,7 @@
 """
 
 from ._nopokedb import (
+    BackupReport,
     CheckReport,
     ClosedError,
     CorruptionError,
@@ -28,6 +29,7 @@ from ._nopokedb import (
 )
 
 __all__ = [
+    "BackupReport",
     "CheckReport",
     "ClosedError",
     "CorruptionError",

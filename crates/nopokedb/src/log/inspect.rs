@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use super::copy::BACKUP;
 use super::files::{log_dir, remove_if_there, segment_no_in};
 use super::format::SEGMENT_HEADER_LEN;
 use super::manifest;
 use crate::error::{Error, IoContext, Result};
+use crate::io::atomic::TMP_SUFFIX;
 use crate::io::vfs::{Entry, EntryKind, Vfs};
 
 /// There while version 0.5.1's files are being imported: the log beside it is unfinished until there is a manifest.
@@ -22,6 +24,8 @@ pub(crate) enum DirState {
     Ours,
     /// A directory that holds other things; their names.
     Foreign(Vec<String>),
+    /// A directory that a first backup had only begun to fill.
+    UnfinishedBackup,
     /// A database of version 0.5.1, to be imported.
     OldNoPokeDB,
 }
@@ -37,11 +41,14 @@ pub(crate) fn inspect(vfs: &dyn Vfs, dir: &Path) -> Result<DirState> {
     if entries.iter().any(|e| manifest::number_in(&e.name).is_some()) {
         return Ok(DirState::Ours);
     }
+    if has(&entries, BACKUP) {
+        return Ok(DirState::UnfinishedBackup);
+    }
     let (old, importing) = (entries.iter().any(|e| OLD_FILES.contains(&&*e.name)), has(&entries, IMPORTING));
     if old && (importing || !has(&entries, "log")) {
         return Ok(DirState::OldNoPokeDB);
     }
-    let ours = |name: &str| ["LOCK", "LOCK.info", "log", IMPORTING].contains(&name) || is_temporary_manifest(name);
+    let ours = |name: &str| ["LOCK", "LOCK.info", "log", IMPORTING].contains(&name) || is_temporary(name);
     let foreign: Vec<String> = entries.iter().filter(|e| !ours(&e.name)).map(|e| e.name.clone()).collect();
     if !old && !foreign.is_empty() {
         return Ok(DirState::Foreign(foreign));
@@ -61,6 +68,11 @@ pub(crate) fn inspect(vfs: &dyn Vfs, dir: &Path) -> Result<DirState> {
 
 fn has(entries: &[Entry], name: &str) -> bool {
     entries.iter().any(|e| e.name == name)
+}
+
+/// What a creation or a first backup that was cut off may have left besides.
+fn is_temporary(name: &str) -> bool {
+    is_temporary_manifest(name) || name.strip_suffix(TMP_SUFFIX) == Some(BACKUP)
 }
 
 pub(super) fn is_temporary_manifest(name: &str) -> bool {
@@ -85,7 +97,7 @@ pub(crate) fn remove_unfinished_import(vfs: &dyn Vfs, dir: &Path) -> Result<()> 
 
 fn remove_log(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
     for entry in vfs.list(dir).context("list", dir)? {
-        if is_temporary_manifest(&entry.name) {
+        if is_temporary(&entry.name) {
             remove_if_there(vfs, &dir.join(&entry.name))?;
         }
     }

@@ -11,6 +11,7 @@
 //! | [`manifest`], [`publish`] | which segments make up the log, and how that changes |
 //! | [`pick`], [`compact`] | the live rows of several segments into one |
 //! | [`inspect`], [`scan`], [`survey`], [`recover`] | opening: what counts, what is damage, what a crash left behind |
+//! | [`copy`] | a copy of it in another directory: a backup |
 //! | [`audit`] | reading everything again, for `check()` |
 //! | [`files`] | names; making and replacing a file |
 
@@ -18,6 +19,7 @@ pub(crate) mod audit;
 #[cfg(feature = "testing")]
 pub(crate) mod bench;
 pub(crate) mod compact;
+pub(crate) mod copy;
 pub(crate) mod directory;
 pub(crate) mod encode;
 pub(crate) mod files;
@@ -39,6 +41,7 @@ pub(crate) mod survey;
 pub(crate) mod writer;
 
 pub(crate) use compact::{Compacted, Move, compact};
+pub(crate) use copy::{Copied, Frozen, claim};
 pub(crate) use encode::{Batch, FrameBuilder};
 pub(crate) use format::SegmentKind;
 pub(crate) use frame::{FrameMeta, FrameView, NewRowRef, RowKind, RowView};

@@ -149,7 +149,7 @@ impl Log {
         Ok(())
     }
 
-    fn manifest(&self, dead_rows: &dyn Fn(SegmentNo) -> u64) -> Manifest {
+    pub(super) fn manifest(&self, dead_rows: &dyn Fn(SegmentNo) -> u64) -> Manifest {
         let listed = |s: &&Arc<Segment>| s.kind() == SegmentKind::Compact || s.footer().is_some();
         let entries = self.sealed.iter().take_while(listed).filter_map(|s| {
             Some(SegmentEntry {

@@ -10,6 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::copy::BACKUP;
 use super::files::{log_dir, read_header, segment_no_in, segment_path};
 use super::footer::Footer;
 use super::format::{DbUuid, PAGE, SEGMENT_HEADER_LEN, SegmentHeader, SegmentKind};
@@ -188,6 +189,8 @@ fn find_orphans(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, scanned: &[Scann
     let last = scanned.last().expect("following the seals gives at least the segment it starts from");
     let directory = log_dir(dir);
     let (mut orphans, mut highest) = (Vec::new(), last.header.no.0);
+    // In a backup that nobody opened, files that no manifest names are what an interrupted one left.
+    let is_backup = vfs.kind(&dir.join(BACKUP)).context("look at", dir)?.is_some();
     for entry in vfs.list(dir).context("list", dir)? {
         if is_temporary_manifest(&entry.name) {
             orphans.push(dir.join(&entry.name));
@@ -206,7 +209,7 @@ fn find_orphans(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, scanned: &[Scann
         if in_use {
             continue;
         }
-        if no > manifest.scan_from {
+        if no > manifest.scan_from && !is_backup {
             let file = vfs.open(&path, OpenMode::Read).context("open", &path)?;
             let compact = read_header(&*file, &path).is_ok_and(|h| h.kind == SegmentKind::Compact);
             if !compact && holds_data(&*file, &path, SEGMENT_HEADER_LEN)? {

@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backups;
 mod broken;
 mod faults;
 mod sqlite;

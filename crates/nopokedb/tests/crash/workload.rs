@@ -70,7 +70,7 @@ fn die(db: Database, disk: &SimDisk) {
 }
 
 /// Waits until the disk has rested longer than an idle database waits with its watermark.
-fn quiet(disk: &SimDisk) {
+pub fn quiet(disk: &SimDisk) {
     let give_up = Instant::now() + Duration::from_secs(5);
     let (mut seen, mut since) = (disk.ops(), Instant::now());
     while since.elapsed() < Duration::from_millis(90) && Instant::now() < give_up {
@@ -172,7 +172,7 @@ fn goes_on(db: Database, disk: &SimDisk, least: &Model) {
     }
 }
 
-fn enumeration() -> Enumeration {
+pub fn enumeration() -> Enumeration {
     if long() {
         let second_bounds = Enumeration::quick().second_bounds;
         return Enumeration { second_every: 2, second_bounds, max_checks: 60_000, ..Enumeration::thorough() };
@@ -210,7 +210,7 @@ pub fn search(
     plan.search(|disk, history| run(disk, &through(disk), history, steps), recover, in_order)
 }
 
-fn report(name: &str, outcome: Result<Report, Failure>) -> usize {
+pub fn report(name: &str, outcome: Result<Report, Failure>) -> usize {
     match outcome {
         Err(failure) => panic!("{name}: {failure}"),
         Ok(r) => {
