@@ -13,6 +13,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -194,6 +195,9 @@ impl<T: Plain> AppendArena<T> {
         if allocation.is_null() {
             handle_alloc_error(layout);
         }
+        // SAFETY: as many bytes as were just allocated, which nobody else knows of yet.
+        let memory = unsafe { std::slice::from_raw_parts_mut(allocation.cast::<MaybeUninit<u8>>(), layout.size()) };
+        crate::prefer_huge_pages(memory);
         // SAFETY: less than `LINE` bytes are skipped, and the layout has that many to spare.
         let base = unsafe { allocation.add(allocation.align_offset(LINE)) }.cast::<T>();
         self.allocations[bucket].store(allocation, Ordering::Relaxed);

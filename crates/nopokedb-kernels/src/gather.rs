@@ -16,10 +16,29 @@ impl Kernels {
         q.check();
         assert_eq!(arena.stride(), q.high.len(), "codes of another length");
         assert_eq!(ids.len(), out.len(), "as many ids as sums");
-        let len = arena.len();
         let largest = ids.iter().fold(0, |m: u32, &id| m.max(id));
-        assert!(ids.is_empty() || (largest as usize) < len, "row {largest} is not published");
-        // SAFETY: every id is at most `largest`, which is below a published length.
+        assert!(ids.is_empty() || (largest as usize) < arena.len(), "row {largest} is not published");
+        match self.nibble_gather {
+            // SAFETY: `table.rs` invariant 1: the CPU has the features; the query is as long as the rows, a multiple of 32, and
+            // every id is at most `largest`, which is below a published length.
+            Some(gather) => unsafe { gather(q, arena, ids, out) },
+            // SAFETY: as above.
+            None => unsafe { self.gather_by_fours(q, arena, ids, out) },
+        }
+    }
+
+    /// Four rows at a time: what does for any level and any length.
+    ///
+    /// # Safety
+    /// `q` is as long as the arena's rows, and every id is below a published length.
+    pub(crate) unsafe fn gather_by_fours(
+        &self,
+        q: NibbleQuery<'_>,
+        arena: &AppendArena<u8>,
+        ids: &[u32],
+        out: &mut [i32],
+    ) {
+        // SAFETY: the caller vouches for every id.
         let row = |id: u32| unsafe { arena.row_unchecked(id as usize) };
         ids.iter().take(AHEAD).for_each(|&id| crate::prefetch(row(id)));
         let (fours, rest) = ids.as_chunks::<4>();
@@ -28,8 +47,7 @@ impl Kernels {
             if let Some(ahead) = fours.get(i + AHEAD / 4) {
                 ahead.iter().for_each(|&id| crate::prefetch(row(id)));
             }
-            // SAFETY: `table.rs` invariant 1: the CPU has the features; all rows are as long as the query, which `check` showed
-            // to be a multiple of 32.
+            // SAFETY: `table.rs` invariant 1; the caller vouches for the lengths.
             *sums = unsafe { (self.nibble_dot4)(q, four.map(row)) };
         }
         for (&id, sum) in rest.iter().zip(rest_out) {
@@ -46,7 +64,7 @@ mod tests {
 
     #[test]
     fn gathered_sums_are_those_of_the_rows_one_by_one() {
-        for bytes in [32, 64, 192] {
+        for bytes in [32, 64, 96, 128, 192, 256, 384, 512] {
             let arena = AppendArena::<u8>::new(bytes);
             arena.append_with(500, |i, row| {
                 row.iter_mut().enumerate().for_each(|(j, b)| *b = ((i * 31 + j * 7) % 256) as u8);

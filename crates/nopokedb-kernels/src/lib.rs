@@ -30,6 +30,7 @@ mod arena;
 pub mod cast;
 mod codes;
 mod gather;
+mod pages;
 mod prefetch;
 pub mod scalar;
 mod table;
@@ -41,5 +42,6 @@ pub use codes::{
     Affine, BLOCK_16, BLOCK_64, CELL, CODE_BYTES, MIDDLE, NibbleQuery, TABLE, TABLE_MAX, interleave_16, pack_signs_64,
     sign_groups,
 };
+pub use pages::prefer_huge_pages;
 pub use prefetch::prefetch;
 pub use table::{Kernels, Level, kernels};

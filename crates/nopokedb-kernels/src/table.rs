@@ -9,6 +9,7 @@
 use std::fmt;
 use std::sync::OnceLock;
 
+use crate::arena::AppendArena;
 use crate::codes::{Affine, NibbleQuery};
 use crate::scalar;
 
@@ -39,6 +40,8 @@ pub struct Kernels {
     pub(crate) l2_squared4: unsafe fn(&[f32], [&[f32]; 4]) -> [f32; 4],
     pub(crate) nibble_dot: unsafe fn(NibbleQuery<'_>, &[u8]) -> i32,
     pub(crate) nibble_dot4: unsafe fn(NibbleQuery<'_>, [&[u8]; 4]) -> [i32; 4],
+    /// Where a level has one of its own.
+    pub(crate) nibble_gather: Option<Gather>,
     pub(crate) nibble_rows: unsafe fn(NibbleQuery<'_>, &[u8], &mut [i32]),
     pub(crate) nibble_blocks: unsafe fn(NibbleQuery<'_>, &[u8], &mut [i32]),
     pub(crate) table_blocks: unsafe fn(&[u8], &[u8], &mut [i32]),
@@ -47,6 +50,9 @@ pub struct Kernels {
     pub(crate) hadamard: unsafe fn(&mut [f32]),
     pub(crate) quantise: unsafe fn(&[f32], &mut [f32], &mut [u8]) -> f32,
 }
+
+/// See [`Kernels::nibble_gather`].
+pub(crate) type Gather = unsafe fn(NibbleQuery<'_>, &AppendArena<u8>, &[u32], &mut [i32]);
 
 /// See [`Kernels::select`].
 type Select = unsafe fn(&[i32], &[f32], &[f32], &Affine, f32, &mut [f32], &mut [u32]) -> usize;
@@ -61,6 +67,7 @@ static SCALAR: Kernels = Kernels {
     l2_squared4: scalar::l2_squared4,
     nibble_dot: scalar::nibble_dot,
     nibble_dot4: scalar::nibble_dot4,
+    nibble_gather: None,
     nibble_rows: scalar::nibble_rows,
     nibble_blocks: scalar::nibble_blocks,
     table_blocks: scalar::table_blocks,

@@ -25,13 +25,6 @@ fn cpu_seconds(start: Instant) -> f64 {
     stat.map_or_else(|| start.elapsed().as_secs_f64(), |t| t / 100.0)
 }
 
-/// The same for the main thread alone, to the nanosecond.
-fn thread_seconds(start: Instant) -> f64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    let ns = stat.and_then(|s| s.split_whitespace().next()?.parse::<f64>().ok());
-    ns.map_or_else(|| start.elapsed().as_secs_f64(), |ns| ns / 1e9)
-}
-
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [name, metric, dim, ..] = &args[..] else { panic!("NAME METRIC DIM [EF,EF,..] [M] [EF_CONSTRUCTION]") };
@@ -62,13 +55,12 @@ fn main() {
         for _ in 0..10 {
             (found, evaluations) = (0, 0);
             let start = Instant::now();
-            let cpu = thread_seconds(start);
             for (query, truth) in queries.chunks_exact(dim).zip(truth.chunks_exact(10)) {
                 let hits = index.search_graph(query, 10, ef).expect("rows in memory");
                 found += hits.iter().filter(|h| truth.contains(&h.1.0)).count();
                 evaluations += index.evaluations();
             }
-            best = best.min(thread_seconds(start) - cpu);
+            best = best.min(start.elapsed().as_secs_f64());
         }
         let n = (queries.len() / dim) as f64;
         println!(

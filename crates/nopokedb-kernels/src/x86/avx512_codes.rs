@@ -23,7 +23,7 @@ unsafe fn load<T: Copy>(x: &[T], i: usize) -> __m512i {
 /// Adds to the pair of sums what 64 bytes of code contribute.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn step(acc: &mut [__m512i; 2], code: __m512i, high: __m512i, low: __m512i) {
+pub(super) fn step(acc: &mut [__m512i; 2], code: __m512i, high: __m512i, low: __m512i) {
     acc[0] = _mm512_dpbusd_epi32(acc[0], code, high);
     acc[1] = _mm512_dpbusd_epi32(acc[1], _mm512_and_si512(code, _mm512_set1_epi8(15)), low);
 }
@@ -33,6 +33,18 @@ fn step(acc: &mut [__m512i; 2], code: __m512i, high: __m512i, low: __m512i) {
 #[target_feature(enable = "avx512f")]
 fn join(acc: [__m512i; 2]) -> __m512i {
     _mm512_add_epi32(acc[0], _mm512_slli_epi32::<4>(acc[1]))
+}
+
+/// The sums over all lanes of four pairs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+pub(super) fn join4(acc: [[__m512i; 2]; 4]) -> __m128i {
+    let [a, b, c, d] = [join(acc[0]), join(acc[1]), join(acc[2]), join(acc[3])];
+    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    let quads = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    let halves = _mm256_add_epi32(_mm512_castsi512_si256(quads), _mm512_extracti64x4_epi64::<1>(quads));
+    _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -61,12 +73,7 @@ pub(super) fn nibble_dot4(q: NibbleQuery<'_>, rows: [&[u8]; 4]) -> [i32; 4] {
         }
         i += 64;
     }
-    let [a, b, c, d] = [join(acc[0]), join(acc[1]), join(acc[2]), join(acc[3])];
-    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-    let quads = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-    let halves = _mm256_add_epi32(_mm512_castsi512_si256(quads), _mm512_extracti64x4_epi64::<1>(quads));
-    let sums = _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+    let sums = join4(acc);
     let mut out = [0; 4];
     // SAFETY: `out` is 16 bytes.
     unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), sums) };

@@ -5,6 +5,7 @@ mod avx2;
 mod avx2_codes;
 mod avx512;
 mod avx512_codes;
+mod avx512_gather;
 
 use crate::table::{Kernels, Level};
 
@@ -18,6 +19,7 @@ static AVX2: Kernels = Kernels {
     l2_squared4: avx2::l2_squared4,
     nibble_dot: avx2_codes::nibble_dot,
     nibble_dot4: avx2_codes::nibble_dot4,
+    nibble_gather: None,
     nibble_rows: avx2_codes::nibble_rows,
     nibble_blocks: avx2_codes::nibble_blocks,
     table_blocks: avx2_codes::table_blocks,
@@ -37,6 +39,7 @@ static AVX512: Kernels = Kernels {
     l2_squared4: avx512::l2_squared4,
     nibble_dot: avx512_codes::nibble_dot,
     nibble_dot4: avx512_codes::nibble_dot4,
+    nibble_gather: Some(avx512_gather::nibble_gather),
     nibble_rows: avx512_codes::nibble_rows,
     nibble_blocks: avx512_codes::nibble_blocks,
     table_blocks: avx512_codes::table_blocks,

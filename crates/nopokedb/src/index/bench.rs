@@ -23,6 +23,12 @@ impl VectorSource for InMemory {
         Ok(())
     }
 
+    fn prefetch(&self, slots: &[u32]) {
+        for &slot in slots {
+            nopokedb_kernels::prefetch(&self.data[slot as usize * self.dim..][..self.dim]);
+        }
+    }
+
     fn dim(&self) -> usize {
         self.dim
     }
@@ -36,6 +42,10 @@ impl Visibility for Everything {
     }
 
     fn is_live(&self, _slot: Slot) -> bool {
+        true
+    }
+
+    fn all_live(&self) -> bool {
         true
     }
 }

@@ -43,6 +43,7 @@ use crate::vectors::code_query::Plane;
 use crate::vectors::codes::Codes;
 use crate::vectors::{VectorSource, Visibility};
 use flat::Flat;
+use hnsw::beam::Stop;
 use hnsw::check::{GraphReport, check};
 use hnsw::graph::{Graph, MAX_SLOTS};
 use hnsw::image::{self, Parts, Source, Stamp};
@@ -68,6 +69,12 @@ const FILTERED_EF: usize = 2;
 
 /// How much nearer to each other than to the node two neighbours must be for one to be dropped; see [`hnsw::neighbors`].
 const ALPHA: f32 = 1.0;
+
+/// See [`Stop::stretch`]; measured on embeddings and on tight clusters, where it brings both to about the same recall.
+const SEARCH_STRETCH: f32 = 1.2;
+
+/// Rows whose memory is on its way while others are compared exactly.
+const RERANK_AHEAD: usize = 4;
 
 /// Standard deviations of a code's error that re-ranking allows for.
 const RERANK_DEVIATIONS: f32 = 3.5;
@@ -312,7 +319,11 @@ impl Index {
     }
 
     fn absorber<'a>(&'a self, codes: Option<&'a Codes>, threads: usize) -> Absorb<'a> {
-        let params = BuildParams { ef_construction: self.params.ef_construction, alpha: ALPHA };
+        let params = BuildParams {
+            ef_construction: self.params.ef_construction,
+            alpha: ALPHA,
+            adaptive: self.params.metric != Metric::Ip,
+        };
         Absorb { graph: &self.graph, rows: Near { space: &self.space, codes }, params, threads }
     }
 
@@ -454,15 +465,26 @@ impl Index {
         if let Some(codes) = rows.codes {
             probe.code.prepare_nibbles(codes.grid(), vector);
         }
-        let is_dead = |slot: u32| !view.is_live(Slot(slot));
+        let all_live = view.all_live();
+        let is_dead = |slot: u32| !all_live && !view.is_live(Slot(slot));
         let field = Field { graph: &self.graph, rows: &rows, limit: graph_len };
-        walker.walk(field, probe, ef.max(k), &is_dead)?;
+        let (width, stop) = self.beam_of(k, ef);
+        walker.walk(field, probe, width, stop, &is_dead)?;
         self.rerank(walker, probe, rows.codes, k, graph_len, view, top)?;
         if top.sorted().len() < k {
             // Fewer than k rows may be all there are; only a scan can tell.
             return self.search_flat(vector, k, view, scratch);
         }
         Ok(answer(top))
+    }
+
+    /// The beam of a query with `ef`: up to twice as wide where much lies almost as near as what is sought, and not used up
+    /// where little does. Under ip distances have no natural zero to be stretched from.
+    fn beam_of(&self, k: usize, ef: usize) -> (usize, Option<Stop>) {
+        match self.params.metric {
+            Metric::Ip => (ef.max(k), None),
+            _ => (2 * ef.max(k), Some(Stop { anchor: k.max(ef / 4), stretch: SEARCH_STRETCH })),
+        }
     }
 
     /// Offers the rows of the beam, nearest first, until no further one can be among the `k` nearest.
@@ -479,7 +501,15 @@ impl Index {
     ) -> Result<()> {
         let slack = codes.map_or(0.0, |_| probe.code.slack(Plane::Nibbles, RERANK_DEVIATIONS));
         let mut margin = None;
+        let mut ahead = walker.beam.rows().map(|row| row.1);
         for (i, (estimate, node)) in walker.beam.rows().enumerate() {
+            if i % RERANK_AHEAD == 0 {
+                // One block ahead of the one that is compared now.
+                let mut next = [node; 2 * RERANK_AHEAD];
+                let next = &mut next[..if i == 0 { 2 * RERANK_AHEAD } else { RERANK_AHEAD }];
+                next.iter_mut().zip(&mut ahead).for_each(|(next, node)| *next = node);
+                self.space.prefetch(next);
+            }
             if i % 4 == 0
                 && i >= k
                 && codes.is_some()

@@ -143,6 +143,11 @@ impl Space {
         Ok(distance)
     }
 
+    /// Asks the CPU for rows that will be compared next.
+    pub(crate) fn prefetch(&self, slots: &[u32]) {
+        self.source.prefetch(slots);
+    }
+
     /// Whether traversal cannot tell two rows apart.
     pub(crate) fn same(&self, a: u32, b: u32) -> Result<bool> {
         let mut equal = false;

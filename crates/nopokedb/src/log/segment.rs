@@ -264,6 +264,16 @@ impl Segment {
             .ok_or_else(|| self.damaged(offset, "a vector is not where the file has bytes"))
     }
 
+    /// Asks the CPU for the vector at `offset`. A hint: nothing is verified, and a wrong place does no harm.
+    #[inline]
+    pub(crate) fn prefetch_vector(&self, offset: u64, dim: usize) {
+        if offset.checked_add(dim as u64 * 4).is_some_and(|end| end <= self.end())
+            && let Some(vector) = self.region.get_f32s(offset, dim)
+        {
+            nopokedb_kernels::prefetch(vector);
+        }
+    }
+
     /// The row whose vector is at `offset`, verified.
     pub(crate) fn row_at_vector(&self, offset: u64) -> Result<RowView<'_>> {
         let row = self.text_at_vector(offset)?;

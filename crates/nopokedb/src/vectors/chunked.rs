@@ -12,6 +12,8 @@ use std::sync::OnceLock;
 
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 
+use nopokedb_kernels::prefer_huge_pages;
+
 /// Elements in the first bucket: small, so that ten thousand tiny collections stay cheap.
 const FIRST: usize = 64;
 const FIRST_LOG2: u32 = FIRST.trailing_zeros();
@@ -49,7 +51,12 @@ impl<T: Default> Chunked<T> {
         }
         let (last, _) = locate(len - 1);
         for (b, bucket) in self.buckets.iter().enumerate().take(last + 1) {
-            bucket.get_or_init(|| (0..FIRST << b).map(|_| T::default()).collect());
+            bucket.get_or_init(|| {
+                let mut elements = Vec::with_capacity(FIRST << b);
+                prefer_huge_pages(elements.spare_capacity_mut());
+                elements.resize_with(FIRST << b, T::default);
+                elements.into_boxed_slice()
+            });
         }
     }
 

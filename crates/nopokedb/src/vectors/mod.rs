@@ -16,6 +16,8 @@ use crate::types::Slot;
 pub(crate) trait VectorSource: Send + Sync {
     /// Calls `f` with the slot's vector. A dead row whose bytes compaction has dropped has none: `f` is not called.
     fn with_vector(&self, slot: Slot, f: &mut dyn FnMut(&[f32])) -> Result<()>;
+    /// Asks the CPU for the vectors of `slots`, which will be read next. A hint.
+    fn prefetch(&self, _slots: &[u32]) {}
     /// The vectors' dimension.
     fn dim(&self) -> usize;
 }
@@ -26,4 +28,8 @@ pub(crate) trait Visibility: Sync {
     fn len(&self) -> u32;
     /// Whether a slot below `len` is to be returned.
     fn is_live(&self, slot: Slot) -> bool;
+    /// Whether every slot below `len` is, as far as that is known without looking at each.
+    fn all_live(&self) -> bool {
+        false
+    }
 }

@@ -58,6 +58,10 @@ impl Visibility for View<'_> {
     fn is_live(&self, slot: Slot) -> bool {
         self.rows.alive_at(slot, self.snapshot.lsn)
     }
+
+    fn all_live(&self) -> bool {
+        self.snapshot.live == self.snapshot.len
+    }
 }
 
 /// The rows of a collection as the index reads them: always through the current segment table.
@@ -75,6 +79,16 @@ impl VectorSource for StoredVectors {
             Ok(())
         })?;
         Ok(())
+    }
+
+    fn prefetch(&self, slots: &[u32]) {
+        let table = self.segments.load();
+        for &slot in slots {
+            let loc = self.rows.loc(Slot(slot));
+            if let Some(segment) = table.get(loc.segment()) {
+                segment.prefetch_vector(loc.offset(), self.rows.dim());
+            }
+        }
     }
 
     fn dim(&self) -> usize {

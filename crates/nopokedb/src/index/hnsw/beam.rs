@@ -55,11 +55,23 @@ pub(crate) struct Beam {
     cursor: usize,
     /// What is not nearer than this is of no use.
     bound: f32,
+    stop: Option<Stop>,
+}
+
+/// When a walk is over before its beam is used up: adaptive beam search (Al-Jazzazi et al., arXiv 2505.15636), whose
+/// bound here also keeps rows out of the beam.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stop {
+    /// Counted from 0: the row whose distance is the measure.
+    pub(crate) anchor: usize,
+    /// Rows this many times as far as it are of no use. Distances must not be negative, but for rounding.
+    pub(crate) stretch: f32,
 }
 
 impl Beam {
     /// Forgets everything; from now on keeps the `ef` nearest live rows.
-    pub(crate) fn reset(&mut self, ef: usize) {
+    pub(crate) fn reset(&mut self, ef: usize, stop: Option<Stop>) {
+        self.stop = stop;
         self.keys.clear();
         self.found.clear();
         self.ef = ef;
@@ -123,6 +135,17 @@ impl Beam {
         {
             self.bound = distance_in(last);
         }
+        // Where dead rows are met the anchor is not the row it should be: the walk goes on to its end.
+        if let Some(Stop { anchor, stretch }) = self.stop
+            && self.live == self.keys.len()
+            && let Some(&key) = self.keys.get(anchor)
+            && distance_in(key) * stretch < self.bound
+        {
+            self.bound = distance_in(key) * stretch;
+            let keep = self.keys.partition_point(|&key| distance_in(key) < self.bound).max(anchor + 1);
+            self.keys.truncate(keep);
+            self.live = keep;
+        }
     }
 
     /// Marks the nearest row that is not expanded yet as expanded and returns it.
@@ -167,7 +190,7 @@ mod tests {
     #[test]
     fn dead_rows_do_not_use_up_the_beam() {
         let mut beam = Beam::default();
-        beam.reset(2);
+        beam.reset(2, None);
         let slots: Vec<u32> = (0..10).collect();
         let distances: Vec<f32> = (0..10u8).map(f32::from).collect();
         beam.take(&slots, &distances, &|s| s % 4 != 3);
@@ -180,7 +203,7 @@ mod tests {
         let mut random = crate::index::testing::Random(1);
         for ef in [1, 2, 10, 60] {
             let mut beam = Beam::default();
-            beam.reset(ef);
+            beam.reset(ef, None);
             let mut all: Vec<(f32, u32)> = Vec::new();
             let mut expanded = Vec::new();
             for round in 0..40u32 {

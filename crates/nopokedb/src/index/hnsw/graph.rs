@@ -113,8 +113,10 @@ impl Graph {
         }
         for b in 0..=locate(len - 1).0 {
             self.buckets[b].get_or_init(|| {
-                let line = || Line(std::array::from_fn(|_| AtomicU32::new(NONE)));
-                (0..bucket_len(b) * self.lines).map(|_| line()).collect()
+                let mut lines = Vec::with_capacity(bucket_len(b) * self.lines);
+                nopokedb_kernels::prefer_huge_pages(lines.spare_capacity_mut());
+                lines.resize_with(lines.capacity(), || Line(std::array::from_fn(|_| AtomicU32::new(NONE))));
+                lines.into_boxed_slice()
             });
         }
         self.twins.reserve(len as usize);

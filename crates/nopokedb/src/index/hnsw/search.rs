@@ -8,7 +8,7 @@
 //! 1. Each row is compared at most once per search (`visited`), and only slots below `limit` are touched.
 //! 2. After a search `visited` is all zero again.
 
-use super::beam::Beam;
+use super::beam::{Beam, Stop};
 use super::graph::Graph;
 use crate::error::Result;
 use crate::index::near::{Near, Probe};
@@ -95,10 +95,11 @@ impl Walker {
         field: Field<'_>,
         probe: &mut Probe,
         ef: usize,
+        stop: Option<Stop>,
         is_dead: &impl Fn(u32) -> bool,
     ) -> Result<()> {
         self.visited.begin(field.limit);
-        self.beam.reset(ef);
+        self.beam.reset(ef, stop);
         let outcome = self.walk_rounds(field, probe, is_dead);
         self.evaluations = self.visited.count;
         self.visited.end();
@@ -112,7 +113,12 @@ impl Walker {
         while done < self.visited.count {
             let fresh = &self.visited.met[done..self.visited.count];
             field.rows.distances(probe, fresh, &mut self.distances)?;
-            self.beam.take(fresh, &self.distances, is_dead);
+            // What enters the beam is likely to be expanded soon: its list is on its way while the beam is put in order.
+            let enter = |slot: u32| {
+                field.graph.prefetch(slot);
+                is_dead(slot)
+            };
+            self.beam.take(fresh, &self.distances, &enter);
             done = self.visited.count;
             // A round may find nothing new while the beam still holds rows to expand.
             while self.visited.count == done && self.expand(field) {}
