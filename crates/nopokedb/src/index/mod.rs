@@ -468,7 +468,7 @@ impl Index {
         let all_live = view.all_live();
         let is_dead = |slot: u32| !all_live && !view.is_live(Slot(slot));
         let field = Field { graph: &self.graph, rows: &rows, limit: graph_len };
-        let (width, stop) = self.beam_of(k, ef);
+        let (width, stop) = self.beam_of(k, ef, rows.noise(probe));
         walker.walk(field, probe, width, stop, &is_dead)?;
         self.rerank(walker, probe, rows.codes, k, graph_len, view, top)?;
         if top.sorted().len() < k {
@@ -480,10 +480,10 @@ impl Index {
 
     /// The beam of a query with `ef`: up to twice as wide where much lies almost as near as what is sought, and not used up
     /// where little does. Under ip distances have no natural zero to be stretched from.
-    fn beam_of(&self, k: usize, ef: usize) -> (usize, Option<Stop>) {
+    fn beam_of(&self, k: usize, ef: usize, noise: f32) -> (usize, Option<Stop>) {
         match self.params.metric {
             Metric::Ip => (ef.max(k), None),
-            _ => (2 * ef.max(k), Some(Stop { anchor: k.max(ef / 4), stretch: SEARCH_STRETCH })),
+            _ => (2 * ef.max(k), Some(Stop { anchor: k.max(ef / 3), stretch: SEARCH_STRETCH, noise })),
         }
     }
 

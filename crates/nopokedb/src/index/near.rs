@@ -52,6 +52,11 @@ impl Near<'_> {
         Ok(())
     }
 
+    /// How far estimates stray, per root of a distance; see [`super::hnsw::beam::Stop`].
+    pub(crate) fn noise(&self, probe: &Probe) -> f32 {
+        self.codes.map_or(0.0, |codes| probe.code.noise(codes))
+    }
+
     /// Whether the graph cannot tell two rows apart.
     pub(crate) fn same(&self, a: u32, b: u32) -> Result<bool> {
         match self.codes {

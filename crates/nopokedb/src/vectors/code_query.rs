@@ -248,6 +248,17 @@ impl CodeQuery {
         (error * perpendicular).hypot(rounding).hypot(balance) / self.root
     }
 
+    /// Three standard deviations of a near row's estimate from nibbles, per root of its distance. 0 under ip, where the error
+    /// does not depend on the distance.
+    pub(crate) fn noise(&self, codes: &Codes) -> f32 {
+        let per_root = match self.metric {
+            Some(Metric::L2) => 2.0,
+            Some(Metric::Cosine) => std::f32::consts::SQRT_2,
+            _ => 0.0,
+        };
+        3.0 * per_root * NIBBLE_ERROR * codes.longest() / self.root
+    }
+
     /// The weights for nibbles.
     pub(crate) fn weights(&self) -> NibbleQuery<'_> {
         NibbleQuery { high: &self.high, low: &self.low }

@@ -66,6 +66,14 @@ pub(crate) struct Stop {
     pub(crate) anchor: usize,
     /// Rows this many times as far as it are of no use. Distances must not be negative, but for rounding.
     pub(crate) stretch: f32,
+    /// What is added to that, times the root of the distance: distances are estimates, whose error grows so.
+    pub(crate) noise: f32,
+}
+
+impl Stop {
+    fn bound(self, anchor: f32) -> f32 {
+        anchor * self.stretch + self.noise * anchor.max(0.0).sqrt()
+    }
 }
 
 impl Beam {
@@ -136,16 +144,17 @@ impl Beam {
             self.bound = distance_in(last);
         }
         // Where dead rows are met the anchor is not the row it should be: the walk goes on to its end.
-        if let Some(Stop { anchor, stretch }) = self.stop
+        if let Some(stop) = self.stop
             && self.live == self.keys.len()
-            && let Some(&key) = self.keys.get(anchor)
-            && distance_in(key) * stretch < self.bound
+            && let Some(&key) = self.keys.get(stop.anchor)
+            && stop.bound(distance_in(key)) < self.bound
         {
-            self.bound = distance_in(key) * stretch;
-            let keep = self.keys.partition_point(|&key| distance_in(key) < self.bound).max(anchor + 1);
+            self.bound = stop.bound(distance_in(key));
+            let keep = self.keys.partition_point(|&key| distance_in(key) < self.bound).max(stop.anchor + 1);
             self.keys.truncate(keep);
             self.live = keep;
         }
+        self.cursor = self.cursor.min(self.keys.len());
     }
 
     /// Marks the nearest row that is not expanded yet as expanded and returns it.
@@ -196,6 +205,19 @@ mod tests {
         beam.take(&slots, &distances, &|s| s % 4 != 3);
         assert_eq!(beam.rows().map(|r| r.1).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(beam.bound(), 7.0);
+    }
+
+    #[test]
+    fn rows_far_beyond_the_anchor_are_dropped_and_never_expanded() {
+        let mut beam = Beam::default();
+        beam.reset(8, Some(Stop { anchor: 1, stretch: 2.0, noise: 0.0 }));
+        beam.take(&[5, 6, 7, 8], &[4.0, 5.0, 9.9, 11.0], &|_| false);
+        assert_eq!(beam.rows().map(|r| r.1).collect::<Vec<_>>(), [5, 6, 7], "twice 5.0 is the end");
+        while beam.next().is_some() {}
+        beam.take(&[1, 2, 3], &[1.0, 1.5, 3.5], &|_| false);
+        assert_eq!(beam.rows().map(|r| r.1).collect::<Vec<_>>(), [1, 2], "the end moves nearer");
+        assert_eq!((beam.next(), beam.next(), beam.next()), (Some(1), Some(2), None));
+        assert_eq!(beam.peek(3).count(), 0);
     }
 
     #[test]

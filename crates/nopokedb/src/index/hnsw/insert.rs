@@ -172,7 +172,8 @@ impl Absorb<'_> {
         }
         let ef = self.params.ef_construction;
         let field = Field { graph: self.graph, rows: &self.rows, limit: self.graph.len() };
-        w.walker.walk(field, &mut w.probe, ef, self.stop(), &|_| false)?;
+        let stop = self.stop(&w.probe);
+        w.walker.walk(field, &mut w.probe, ef, stop, &|_| false)?;
         w.candidates.clear();
         w.candidates.extend(w.walker.beam.rows());
         self.rows.distances(&mut w.probe, batch, &mut w.distances)?;
@@ -194,9 +195,9 @@ impl Absorb<'_> {
 
     /// What lies well beyond as many rows as a list holds is never linked to, so it is not looked for. A larger
     /// `ef_construction` than usual looks farther.
-    fn stop(&self) -> Option<Stop> {
+    fn stop(&self, probe: &Probe) -> Option<Stop> {
         let anchor = self.graph.capacity() * 3 / 4 * self.params.ef_construction.max(USUAL_EF) / USUAL_EF;
-        self.params.adaptive.then_some(Stop { anchor, stretch: BUILD_STRETCH })
+        self.params.adaptive.then_some(Stop { anchor, stretch: BUILD_STRETCH, noise: self.rows.noise(probe) })
     }
 
     /// The oldest of `candidates` that traversal cannot tell from `slot`, which is `own` away from itself.
