@@ -70,7 +70,7 @@ crash: crash-rust crash-python power schedules fuzz ## Over a million crash stat
 crash-rust:
 	@mkdir -p target/crash-out
 	bash -c 'set -o pipefail; NOPOKEDB_CRASH=long $(CARGO) test --locked --profile crash -p nopokedb --all-features \
-	  --test crash --test model --test kill --test damage --test hostile --test fixtures --no-fail-fast \
+	  --test crash --test model --test kill --test damage --test hostile --test fixtures --test import --no-fail-fast \
 	  -- --nocapture 2>&1 | tee target/crash-out/rust.txt | grep -v "^ *[0-9]* "'
 	@awk '{ for (i = 1; i < NF; i++) if ($$i ~ /^(crash-states|fault-runs|model-operations|kills|damage-cases|hostile-files):$$/) sum[$$i] += $$(i + 1) } \
 	  END { for (what in sum) print what, sum[what]; exit sum["crash-states:"] < 1000000 || sum["model-operations:"] < 1000000 || sum["kills:"] < 1000 }' \

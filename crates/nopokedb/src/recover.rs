@@ -40,6 +40,9 @@ const SEED: u64 = 0x6E6F_706F_6B65;
 
 /// Refuses a path that cannot be a database, and makes the directory if there is none. Changes nothing else.
 pub(crate) fn prepare_directory(vfs: &dyn Vfs, path: &Path, options: &Options) -> Result<()> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::argument("the path is empty; give a directory, \".\" for the current one"));
+    }
     match vfs.kind(path).context("look at", path)? {
         Some(EntryKind::Dir) => {}
         None => create_dir_durable(vfs, path)?,

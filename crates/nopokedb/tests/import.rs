@@ -381,6 +381,48 @@ fn a_crash_in_the_middle_of_an_import_leaves_a_directory_that_is_imported_again(
     assert!(report.points > 20, "{report:?}");
 }
 
+/// An index of `count` elements without links: element `i` has the label `2 i` and the vector (i, 0, 0, 1).
+fn synthetic(count: u16) -> Files {
+    let mut bytes = Vec::new();
+    let (m, element) = (16u64, 4 + 8 * 16 + 16 + 8u64);
+    for word in [0, 1 << 20, u64::from(count), element, element - 8, 4 + 8 * m] {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    bytes.extend_from_slice(&[0; 8]); // the highest level, the entry point
+    for word in [m, 2 * m, m, (1.0 / 16f64.ln()).to_bits(), 200] {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    for i in 0..count {
+        bytes.extend_from_slice(&[0; 4 + 8 * 16]);
+        [f32::from(i), 0.0, 0.0, 1.0].iter().for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()));
+        bytes.extend_from_slice(&(2 * u64::from(i)).to_le_bytes());
+    }
+    bytes.extend_from_slice(&vec![0; 4 * usize::from(count)]);
+    Files::from([("hnsw_index.bin".to_owned(), bytes)])
+}
+
+#[test]
+fn a_crash_in_the_middle_of_an_import_of_several_segments_leaves_all_or_nothing() {
+    let files = synthetic(1_500);
+    let plan =
+        Enumeration { second_every: 0, max_checks: if long() { usize::MAX } else { 150 }, ..Enumeration::quick() };
+    let report = plan.run(
+        |disk, history| {
+            put(disk, &files).unwrap();
+            history.skip_setup();
+            let db = history.attempt((), || open_on(disk, "l2")).unwrap();
+            assert!(db.stats().unwrap().segments > 2);
+        },
+        |disk| open_on(disk, "l2").unwrap(),
+        |db, _| {
+            let found = rows_of(&db, 0..3_000);
+            let right = (0..1_500u16).all(|i| found[&(2 * u64::from(i))].0[0] == f32::from(i).to_bits());
+            assert!(right && found.len() == 1_500);
+        },
+    );
+    println!("crash-states: {}", report.checks);
+}
+
 #[test]
 fn a_call_that_fails_in_the_middle_of_an_import_leaves_a_directory_that_is_imported_again() {
     let files = old("l2");

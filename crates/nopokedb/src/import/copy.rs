@@ -15,8 +15,8 @@ use crate::metadata::Metadata;
 use crate::options::{MAX_DIM, Options};
 use crate::types::{CollectionId, Metric, RecordId};
 
-/// A batch, and with it a sync of the log, every so many bytes.
-const BATCH: usize = 8 << 20;
+/// A batch, and with it a sync of the log, every so many bytes, or twice a segment.
+const BATCH: u64 = 8 << 20;
 /// How far the squared length of a vector that was divided by its length may be from 1.
 const NEAR_ONE: f64 = 1e-3;
 
@@ -183,7 +183,7 @@ impl Target<'_> {
             expires_ms: 0,
         })?;
         self.bytes += 4 * self.options.dim + metadata.map_or(0, str::len) + 64;
-        if self.bytes >= BATCH { self.flush() } else { Ok(()) }
+        if self.bytes as u64 >= BATCH.min(self.options.segment_bytes / 2) { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {
