@@ -12,7 +12,7 @@ use numpy::{PyArrayDescrMethods, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedAr
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList, PyTuple, PyType};
+use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
 
 use crate::errors::{caused_by, invalid, raise, type_name, wrong_shape};
 
@@ -74,6 +74,10 @@ fn as_array<'py>(object: &Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, 
     let py = object.py();
     if let Ok(array) = object.cast::<PyUntypedArray>() {
         return Ok(array.clone());
+    }
+    if object.is_instance_of::<PyString>() {
+        let message = format!("{what} must be numbers, got a str; make a vector of the text with your embedding model");
+        return Err(invalid(py, message));
     }
     let asarray = ASARRAY.get_or_try_init(py, || py.import("numpy")?.getattr("asarray").map(Bound::unbind))?;
     let array = asarray.bind(py).call1((object,)).map_err(|cause| {

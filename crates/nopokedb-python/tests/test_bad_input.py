@@ -25,6 +25,7 @@ REFUSED = {
     "long vector": (lambda db: db.query(np.ones(5)), DimensionError, ["dimension 4", "got 5"]),
     "a row as a vector": (lambda db: db.add(np.ones((1, 4))), DimensionError, ["(4,)", "(1, 4)"]),
     "a number as a vector": (lambda db: db.add(3.0), DimensionError, ["(4,)", "()"]),
+    "a text as a vector": (lambda db: db.query("how?"), InvalidError, ["got a str", "embedding"]),
     "a vector as a batch": (lambda db: db.add_many(np.ones(4)), DimensionError, ["(n, 4)", "(4,)"]),
     "three dimensions": (lambda db: db.add_many(np.ones((2, 2, 4))), DimensionError, ["(n, 4)", "(2, 2, 4)"]),
     "wide batch": (lambda db: db.add_many(np.ones((2, 6))), DimensionError, ["dimension 4", "got 6"]),
@@ -226,8 +227,9 @@ def test_a_path_that_cannot_be_made_is_a_storage_error_with_errno():
 
 
 def test_a_path_that_is_no_path_is_refused():
-    with pytest.raises(InvalidError, match="path"):
-        NoPokeDB(4, path=3)
+    for path in (3, ""):
+        with pytest.raises(InvalidError, match="path"):
+            NoPokeDB(4, path=path)
 
 
 def test_what_is_no_id_is_in_no_database(db):
