@@ -223,6 +223,12 @@ impl<'a> Reader<'a> {
         let metric = [Metric::Cosine, Metric::L2, Metric::Ip].into_iter().find(|m| metric_code(*m) == b[6]);
         let tokenizer = Tokenizer::ALL.into_iter().find(|t| tokenizer_code(*t) == b[7]);
         let (name_len, model_len) = (u32_at(b, 32), u32_at(b, 36));
+        if u16_at(b, 4) == 0 {
+            return Err(damaged(at + 4, "a collection's vectors have no dimensions"));
+        }
+        if !(2..=256).contains(&u32_at(b, 8)) || !(8..=4_096).contains(&u32_at(b, 12)) {
+            return Err(damaged(at + 8, "a collection's M or ef_construction is out of range"));
+        }
         Ok(CollectionEntry {
             id: CollectionId(u32_at(b, 0)),
             dim: u16_at(b, 4),
@@ -400,6 +406,14 @@ mod tests {
         for at in [80, 81, 83, 84, 87, 96 + 80 + 32, 96 + 80 + 35, 96 + 80 + 36, 96 + 4, 96 + 80 + 6, 96 + 80 + 7] {
             let mut bad = good.clone();
             bad[at] = 0xF1;
+            let hash = hash128(&bad[24..]);
+            bad[8..24].copy_from_slice(&hash);
+            assert!(Manifest::decode(&bad).is_err(), "byte {at}");
+        }
+        // A collection without dimensions, without links, and with too wide a beam.
+        for (at, value) in [(96 + 80 + 4, 0), (96 + 80 + 8, 0), (96 + 80 + 13, 0xFF)] {
+            let mut bad = good.clone();
+            bad[at] = value;
             let hash = hash128(&bad[24..]);
             bad[8..24].copy_from_slice(&hash);
             assert!(Manifest::decode(&bad).is_err(), "byte {at}");

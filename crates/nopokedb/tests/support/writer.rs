@@ -74,8 +74,9 @@ fn work(db: &Database, t: u64, i: u64) {
 struct Known {
     /// After everything before `since`.
     model: Model,
-    /// Since then, and whether it was acknowledged.
-    since: Vec<(Write, bool)>,
+    /// Since then, for each life of the process: what was acknowledged, then what is in doubt. Of the latter the first so
+    /// many are there, for one began when the one before it was done.
+    since: Vec<(Vec<Write>, Vec<Write>)>,
     next: u64,
 }
 
@@ -83,10 +84,13 @@ impl Known {
     /// Every model that fits what was acknowledged.
     fn candidates(&self) -> Vec<Model> {
         let mut models = vec![self.model.clone()];
-        for (write, acked) in &self.since {
-            let without = if *acked { Vec::new() } else { models.clone() };
-            models.iter_mut().for_each(|m| m.apply(write));
-            models.extend(without);
+        for (acked, doubtful) in &self.since {
+            models.iter_mut().for_each(|m| acked.iter().for_each(|w| m.apply(w)));
+            let mut further = models.clone();
+            for write in doubtful {
+                further.iter_mut().for_each(|m| m.apply(write));
+                models.extend(further.iter().cloned());
+            }
         }
         models
     }
@@ -113,7 +117,7 @@ impl Oracle {
     }
 
     /// Starts a process that goes on where the last one was stopped.
-    pub fn start(&self, dir: &Path) -> Writer {
+    pub fn start(&mut self, dir: &Path) -> Writer {
         let from: Vec<String> = self.writers.iter().map(|k| k.next.to_string()).collect();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "writer_process", "--nocapture", "--test-threads=1"])
@@ -123,6 +127,7 @@ impl Oracle {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        self.writers.iter_mut().for_each(|k| k.since.push(<_>::default()));
         let (tell, told) = channel();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         std::thread::spawn(move || {
@@ -136,34 +141,42 @@ impl Oracle {
         Writer { child, told }
     }
 
-    fn note(&mut self, (t, i): (usize, u64)) {
-        assert_eq!(i, self.writers[t].next, "the writer tells everything, in order");
-        self.writers[t].since.push((operation(t as u64, i), true));
-        self.writers[t].next += 1;
-        self.acked += 1;
+    fn note(&mut self, (t, i): (usize, u64), doubtful: bool) {
+        let known = &mut self.writers[t];
+        assert_eq!(i, known.next, "the writer tells everything, in order");
+        let life = known.since.last_mut().expect("a writer was started");
+        if doubtful { &mut life.1 } else { &mut life.0 }.push(operation(t as u64, i));
+        known.next += 1;
+        self.acked += u64::from(!doubtful);
+    }
+
+    /// Notes what the writer told until now.
+    pub fn heard(&mut self, writer: &Writer) {
+        while let Ok(ack) = writer.told.try_recv() {
+            self.note(ack, false);
+        }
     }
 
     /// Waits for so many acknowledgements.
     pub fn hear(&mut self, writer: &Writer, acks: usize) {
         for _ in 0..acks {
-            self.note(writer.told.recv_timeout(Duration::from_secs(60)).expect("the writer writes"));
+            self.note(writer.told.recv_timeout(Duration::from_secs(60)).expect("the writer writes"), false);
         }
     }
 
-    /// The writer is dead: notes what it still told, and what was under way.
-    pub fn buried(&mut self, writer: &Writer) {
+    /// The writer is dead: notes what it still told, which is `doubtful` if the power was gone by then, and what was under way.
+    pub fn buried(&mut self, writer: &Writer, doubtful: bool) {
         for ack in &writer.told {
-            self.note(ack);
+            self.note(ack, doubtful);
         }
-        for (t, k) in (0..).zip(&mut self.writers) {
-            k.since.push((operation(t, k.next), false));
-            k.next += 1;
+        for t in 0..self.writers.len() {
+            self.note((t, self.writers[t].next), true);
         }
     }
 
     /// Operations whose outcome is not known yet, at most, of a writer.
     pub fn open(&self) -> usize {
-        self.writers.iter().map(|k| k.since.iter().filter(|w| !w.1).count()).max().unwrap_or(0)
+        self.writers.iter().map(|k| k.since.iter().map(|life| life.1.len()).sum()).max().unwrap_or(0)
     }
 
     /// Opens the directory, holds it against all that was acknowledged, and settles what became of the operations that were
@@ -198,5 +211,5 @@ pub fn one_kill(dir: &Path, oracle: &mut Oracle, rng: &mut Rng) {
     writer.child.kill().unwrap();
     let status = writer.child.wait().unwrap();
     assert_eq!(status.code(), None, "the writer failed before it was killed");
-    oracle.buried(&writer);
+    oracle.buried(&writer, false);
 }

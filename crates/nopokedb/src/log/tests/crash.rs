@@ -182,6 +182,56 @@ fn a_second_crash_anywhere_in_the_recovery_loses_nothing() {
     assert!(report.second > 400, "{report:?}");
 }
 
+/// A log's life of random steps, the same for a seed.
+fn random_life(disk: &SimDisk, history: &History<Vec<u64>>, seed: u64, steps: usize) {
+    let mut state = seed;
+    let mut below = move |n: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % n
+    };
+    let (mut log, mut id) = (new_log(disk), 0);
+    for _ in 0..steps {
+        match below(12) {
+            0 => log.watermark().unwrap(),
+            1 => {
+                log.without_footer().iter().for_each(|s| write_footer(s).unwrap());
+                log.publish_footers(&|_| 0).unwrap();
+            }
+            step @ 2..=4 => {
+                if step == 2 {
+                    log.close_clean().unwrap();
+                }
+                drop(log);
+                log = recover(disk);
+            }
+            _ => {
+                let mut batch = |_| {
+                    let ids = id..id + 1 + below(5);
+                    id = ids.end;
+                    if below(3) == 0 { spread(ids) } else { puts(ids) }
+                };
+                let group: Vec<Batch> = (0..2).map(&mut batch).collect();
+                attempt(&mut log, history, if id % 2 == 0 { &group } else { &group[..1] });
+            }
+        }
+    }
+}
+
+/// NOPOKEDB_CRASH=long (`make crash`) tries half a million states, with every subset of up to ten unsynced parts.
+#[test]
+fn random_logs_lose_nothing() {
+    let long = std::env::var("NOPOKEDB_CRASH").is_ok_and(|v| v == "long");
+    let (wanted, steps) = if long { (500_000, 40) } else { (1, 12) };
+    let plan = if long { Enumeration { second_every: 8, ..Enumeration::thorough() } } else { quick() };
+    let (mut tried, mut second, mut seed) = (0, 0, 0);
+    while tried + second < wanted {
+        seed += 1;
+        let report = plan.run(|disk, history| random_life(disk, history, seed, steps), recover, check);
+        (tried, second) = (tried + report.distinct, second + report.second);
+    }
+    println!("crash-states: {} random logs, {seed} lives, {second} of them second losses of power", tried + second);
+}
+
 /// The workload goes on after an error as a program would: it tries the next thing, and opens again if it must.
 fn stubborn(disk: &SimDisk, history: &History<Vec<u64>>) {
     let mut id = 0;
