@@ -6,6 +6,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList};
 
+use crate::ids;
 use crate::json::Reader;
 
 /// Hits as dicts of id, metadata, score and distance, and what else was asked for.
@@ -18,7 +19,7 @@ pub(crate) fn hits<'py>(
     let list = PyList::empty(py);
     for hit in hits {
         let dict = PyDict::new(py);
-        dict.set_item(intern!(py, "id"), hit.id.0)?;
+        dict.set_item(intern!(py, "id"), ids::to_python(py, &hit.id))?;
         if include.metadata {
             dict.set_item(intern!(py, "metadata"), reader.dict(hit.metadata.as_ref())?)?;
         }
@@ -46,7 +47,7 @@ pub(crate) fn record<'py>(
     include: Include,
 ) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
-    dict.set_item(intern!(py, "id"), record.id.0)?;
+    dict.set_item(intern!(py, "id"), ids::to_python(py, &record.id))?;
     if include.metadata {
         dict.set_item(intern!(py, "metadata"), reader.dict(record.metadata.as_ref())?)?;
     }

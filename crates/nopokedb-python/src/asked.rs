@@ -1,13 +1,13 @@
 //! What a query asks for: filters, limits, what hits carry.
 
-use nopokedb::{Diversity, Error, ErrorKind, Filter, Grouping, Include, Query, RecordId, Subject};
+use nopokedb::{Diversity, Error, ErrorKind, Filter, Grouping, Id, Include, Query, Subject};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyList, PyString, PyTuple};
 
 use crate::errors::{caused_by, invalid, raise, type_name};
 use crate::rerank::Rerank;
-use crate::{json, rows};
+use crate::{ids, json, rows};
 
 /// The arguments of `query` and `query_many`; `None` is the default. Those that are only given by name are listed once, in
 /// [`Asked::new`].
@@ -185,8 +185,8 @@ fn diversity(value: &Bound<'_, PyAny>) -> PyResult<Option<Diversity>> {
 }
 
 /// The ids of examples.
-fn examples(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<RecordId>> {
-    if rows::is_many(value) { rows::ids(value) } else { Ok(vec![rows::id(name, value)?]) }
+fn examples(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<Id>> {
+    if ids::is_many(value) { ids::ids(value) } else { Ok(vec![ids::id(name, value)?]) }
 }
 
 /// A limit. Rounded to what scores and distances are, which are f32.

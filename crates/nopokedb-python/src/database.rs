@@ -16,7 +16,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::errors::{invalid, raise};
 use crate::opened::{Given, Named, Opened};
-use crate::{answers, rows};
+use crate::{answers, ids, rows};
 
 #[doc = include_str!("docs/NoPokeDB.txt")]
 #[pyclass(frozen, subclass, weakref, module = "nopokedb", name = "NoPokeDB")]
@@ -256,7 +256,7 @@ impl NoPokeDB {
     /// Whether there is a row of that id.
     fn __contains__(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<bool> {
         let opened = self.opened(py)?;
-        match rows::sought(id) {
+        match ids::sought(id) {
             Ok(Some(id)) => opened.served().and_then(|o| o.collection.contains(id)).map_err(|error| raise(py, error)),
             // What is no id is in no database.
             Ok(None) | Err(_) => Ok(false),

@@ -10,7 +10,8 @@
 //! | `vectors.rs` | arrays and lists to rows of float32 |
 //! | `asked.rs` | what a query asks for: filters, limits, what hits carry |
 //! | `rerank.rs` | hits in the order of the caller's own function |
-//! | `rows.rs` | ids, counts, seconds, documents, lists of metadata |
+//! | `ids.rs` | ids, and what is done where they exist |
+//! | `rows.rs` | counts, seconds, documents, lists of metadata |
 //! | `json/` | dicts to metadata and back |
 //! | `answers.rs` | hits, rows and counters to dicts |
 //!
@@ -23,6 +24,7 @@ mod answers;
 mod asked;
 mod database;
 mod errors;
+mod ids;
 mod json;
 mod opened;
 mod reads;

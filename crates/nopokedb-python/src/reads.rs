@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::asked::{self, Asked};
 use crate::database::NoPokeDB;
 use crate::json::Reader;
-use crate::{answers, rows, vectors};
+use crate::{answers, ids, rows, vectors};
 
 #[pymethods]
 impl NoPokeDB {
@@ -137,9 +137,9 @@ impl NoPokeDB {
     ) -> PyResult<Bound<'py, PyList>> {
         let filter = r#where.map(asked::filter).transpose()?;
         let limit = limit.map_or(Ok(100), |limit| rows::count("limit", 1, limit))?;
-        let after = after.map(|after| rows::id("after", after)).transpose()?;
+        let after = after.map(|after| ids::id("after", after)).transpose()?;
         let include = asked::include(include)?;
-        let found = self.opened(py)?.run(py, |o| o.collection.scroll(after, limit, filter.as_ref()))?;
+        let found = self.opened(py)?.run(py, |o| o.collection.scroll(after.as_ref(), limit, filter.as_ref()))?;
         let (mut reader, list) = (Reader::new(py), PyList::empty(py));
         for record in &found {
             list.append(answers::record(&mut reader, py, record, include)?)?;
@@ -157,16 +157,16 @@ impl NoPokeDB {
         vid: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let opened = self.opened(py)?;
-        let id = rows::one_id("get", id, vid)?;
-        let many = rows::is_many(id);
+        let id = ids::one_id("get", id, vid)?;
+        let many = ids::is_many(id);
         if !many && include.is_none() {
-            let Some(id) = rows::sought(id)? else { return Ok(None) };
+            let Some(id) = ids::sought(id)? else { return Ok(None) };
             let metadata = opened.run(py, |o| o.collection.metadata(id))?.flatten();
             return Reader::new(py).dict(metadata.as_ref());
         }
-        let ids = if many { rows::sought_ids(id)? } else { vec![rows::sought(id)?] };
-        let found =
-            opened.run(py, |o| ids.iter().map(|id| id.map_or(Ok(None), |id| o.collection.get(id))).collect())?;
+        let ids = if many { ids::sought_ids(id)? } else { vec![ids::sought(id)?] };
+        let found = opened
+            .run(py, |o| ids.iter().map(|id| id.as_ref().map_or(Ok(None), |id| o.collection.get(id))).collect())?;
         let list = answers::records(py, found, include.map(|i| asked::include(Some(i))).transpose()?)?;
         if many { Ok(Some(list.into_any())) } else { Ok(Some(list.get_item(0)?).filter(|row| !row.is_none())) }
     }
@@ -175,7 +175,7 @@ impl NoPokeDB {
     ///
     /// Parameters
     /// ----------
-    /// ids : iterable of n ints
+    /// ids : iterable of n ints or strs
     /// include : iterable of "metadata", "document", "vector", optional
     ///     What the dicts hold besides the id; None is the metadata.
     ///
@@ -202,10 +202,10 @@ impl NoPokeDB {
         ids: &Bound<'py, PyAny>,
         include: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let (include, ids) = (asked::include(include)?, rows::sought_ids(ids)?);
+        let (include, ids) = (asked::include(include)?, ids::sought_ids(ids)?);
         let found = self
             .opened(py)?
-            .run(py, |o| ids.iter().map(|id| id.map_or(Ok(None), |id| o.collection.get(id))).collect())?;
+            .run(py, |o| ids.iter().map(|id| id.as_ref().map_or(Ok(None), |id| o.collection.get(id))).collect())?;
         answers::records(py, found, Some(include))
     }
 

@@ -1,11 +1,9 @@
-//! The other arguments: ids, counts, seconds, documents, lists of metadata.
+//! The other arguments: counts, seconds, documents, lists of metadata.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nopokedb::{Metadata, RecordId};
-use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
+use nopokedb::Metadata;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyString};
 
@@ -23,48 +21,6 @@ pub(crate) fn count(name: &str, low: usize, value: &Bound<'_, PyAny>) -> PyResul
     }
 }
 
-/// The id to look for; `None` for integers that no row can have.
-pub(crate) fn sought(value: &Bound<'_, PyAny>) -> PyResult<Option<RecordId>> {
-    match integer(value) {
-        Some(id) => Ok(id.and_then(|id| u64::try_from(id).ok()).map(RecordId)),
-        None => Err(invalid(value.py(), format!("an id is an integer, got {}", shown(value)))),
-    }
-}
-
-/// Whether several ids are given rather than one.
-pub(crate) fn is_many(value: &Bound<'_, PyAny>) -> bool {
-    let one = value.is_instance_of::<PyString>() || value.is_instance_of::<PyBytes>() || integer(value).is_some();
-    !one && value.try_iter().is_ok()
-}
-
-/// The ids to look for, from any iterable; `None` for integers that no row can have.
-pub(crate) fn sought_ids(value: &Bound<'_, PyAny>) -> PyResult<Vec<Option<RecordId>>> {
-    if !is_many(value) {
-        return Err(invalid(value.py(), format!("ids must be a list of ids, got {}", type_name(value))));
-    }
-    each(value, "ids", |_, item| sought(item))
-}
-
-/// The id to write under.
-pub(crate) fn id(name: &str, value: &Bound<'_, PyAny>) -> PyResult<RecordId> {
-    let refused =
-        || invalid(value.py(), format!("{name} must be an integer from 0 to 2**63 - 2, got {}", shown(value)));
-    integer(value).flatten().and_then(|id| u64::try_from(id).ok()).map(RecordId).ok_or_else(refused)
-}
-
-/// One id, given by position or under the name it had in 0.5.1.
-pub(crate) fn one_id<'a, 'py>(
-    method: &str,
-    id: Option<&'a Bound<'py, PyAny>>,
-    vid: Option<&'a Bound<'py, PyAny>>,
-) -> PyResult<&'a Bound<'py, PyAny>> {
-    match (id, vid) {
-        (Some(id), None) | (None, Some(id)) => Ok(id),
-        (None, None) => Err(PyTypeError::new_err(format!("{method}() missing 1 required argument: 'id'"))),
-        (Some(_), Some(_)) => Err(PyTypeError::new_err(format!("{method}() got both 'id' and its old name 'vid'"))),
-    }
-}
-
 /// A directory.
 pub(crate) fn path(value: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
     let py = value.py();
@@ -76,16 +32,6 @@ pub(crate) fn path(value: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
 pub(crate) fn seconds(py: Python<'_>, value: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(value)
         .map_err(|_| invalid(py, format!("timeout must be a number of seconds, 0 or more, got {value}")))
-}
-
-/// The ids of a batch, from any iterable of integers.
-pub(crate) fn ids(value: &Bound<'_, PyAny>) -> PyResult<Vec<RecordId>> {
-    // An array's elements as Python ints, all at once.
-    let list = match value.getattr_opt(intern!(value.py(), "tolist"))? {
-        Some(tolist) => tolist.call0()?,
-        None => value.clone(),
-    };
-    each(&list, "ids", |i, item| id(&format!("ids[{i}]"), item))
 }
 
 /// The metadata of a batch: dicts or None.
@@ -117,7 +63,8 @@ pub(crate) fn document(name: &str, value: &Bound<'_, PyAny>) -> PyResult<String>
     })
 }
 
-fn each<'py, T>(
+/// One conversion for each item of an iterable.
+pub(crate) fn each<'py, T>(
     value: &Bound<'py, PyAny>,
     name: &str,
     mut convert: impl FnMut(usize, &Bound<'py, PyAny>) -> PyResult<T>,
@@ -136,7 +83,7 @@ fn each<'py, T>(
 
 /// `None` if it is no integer; `Some(None)` if it is one that does not fit. Takes whatever has `__index__`, but no bool.
 #[allow(clippy::option_option)] // two different refusals, told apart by the callers
-fn integer(value: &Bound<'_, PyAny>) -> Option<Option<i64>> {
+pub(crate) fn integer(value: &Bound<'_, PyAny>) -> Option<Option<i64>> {
     if value.is_instance_of::<PyBool>() {
         return None;
     }
@@ -148,7 +95,7 @@ fn integer(value: &Bound<'_, PyAny>) -> Option<Option<i64>> {
 }
 
 /// A value as it appears in messages.
-fn shown(value: &Bound<'_, PyAny>) -> String {
+pub(crate) fn shown(value: &Bound<'_, PyAny>) -> String {
     let text = value.repr().map_or_else(|_| "?".into(), |repr| repr.to_string_lossy().into_owned());
     let short: String = text.chars().take(60).collect();
     format!("{} {short}", type_name(value))

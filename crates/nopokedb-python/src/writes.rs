@@ -3,60 +3,73 @@
 use nopokedb::{Change, NewRow, NewRows};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::PyBool;
+use pyo3::types::{PyBool, PyList};
 
 use crate::database::NoPokeDB;
-use crate::{asked, json, rows, vectors};
+use crate::{asked, ids, json, rows, vectors};
 
 #[pymethods]
 impl NoPokeDB {
     #[doc = include_str!("docs/add.txt")]
-    #[pyo3(signature = (vector, metadata=None, *, id=None, document=None))]
-    fn add(
+    #[pyo3(
+        signature = (vector, metadata=None, *, id=None, document=None, on_conflict=None),
+        text_signature = "($self, vector, metadata=None, *, id=None, document=None, on_conflict='error')"
+    )]
+    #[allow(clippy::too_many_arguments)] // keyword arguments in Python
+    fn add<'py>(
         &self,
-        py: Python<'_>,
-        vector: &Bound<'_, PyAny>,
-        metadata: Option<&Bound<'_, PyAny>>,
-        id: Option<&Bound<'_, PyAny>>,
-        document: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<u64> {
+        py: Python<'py>,
+        vector: &Bound<'py, PyAny>,
+        metadata: Option<&Bound<'py, PyAny>>,
+        id: Option<&Bound<'py, PyAny>>,
+        document: Option<&Bound<'py, PyAny>>,
+        on_conflict: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let opened = self.opened(py)?;
         let vector = vectors::one(vector, opened.collection.dim())?;
         let row = NewRow {
-            id: id.map(|id| rows::id("id", id)).transpose()?,
+            id: id.map(|id| ids::id("id", id)).transpose()?,
             metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
             document: document.map(|document| rows::document("document", document)).transpose()?,
+            on_conflict: on_conflict.map(ids::on_conflict).transpose()?.unwrap_or_default(),
         };
-        opened.run(py, |o| o.collection.add(&vector, row)).map(|id| id.0)
+        let id = opened.run(py, |o| o.collection.add(&vector, row))?;
+        Ok(ids::to_python(py, &id))
     }
 
     #[doc = include_str!("docs/add_many.txt")]
-    #[pyo3(signature = (vectors, metadatas=None, *, ids=None, documents=None))]
-    fn add_many(
+    #[pyo3(
+        signature = (vectors, metadatas=None, *, ids=None, documents=None, on_conflict=None),
+        text_signature = "($self, vectors, metadatas=None, *, ids=None, documents=None, on_conflict='error')"
+    )]
+    #[allow(clippy::too_many_arguments)] // keyword arguments in Python
+    fn add_many<'py>(
         &self,
-        py: Python<'_>,
-        vectors: &Bound<'_, PyAny>,
-        metadatas: Option<&Bound<'_, PyAny>>,
-        ids: Option<&Bound<'_, PyAny>>,
-        documents: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Vec<u64>> {
+        py: Python<'py>,
+        vectors: &Bound<'py, PyAny>,
+        metadatas: Option<&Bound<'py, PyAny>>,
+        ids: Option<&Bound<'py, PyAny>>,
+        documents: Option<&Bound<'py, PyAny>>,
+        on_conflict: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let opened = self.opened(py)?;
         let vectors = vectors::many(vectors, opened.collection.dim())?;
         let rows = NewRows {
-            ids: ids.map(rows::ids).transpose()?,
+            ids: ids.map(ids::ids).transpose()?,
             metadatas: metadatas.map(rows::metadatas).transpose()?,
             documents: documents.map(rows::documents).transpose()?,
+            on_conflict: on_conflict.map(ids::on_conflict).transpose()?.unwrap_or_default(),
         };
         let vectors = vectors.as_slice();
         let ids = opened.run(py, |o| o.collection.add_many(vectors, rows))?;
-        Ok(ids.into_iter().map(|id| id.0).collect())
+        ids::list(py, &ids)
     }
 
     /// Replace the vector, the metadata or the document of a row, or insert it. What is None stays as it is.
     ///
     /// Parameters
     /// ----------
-    /// id : int
+    /// id : int or str
     ///     `vid=`, its name in 0.5.1, is taken too.
     /// vector : array_like of shape (dim,), optional
     ///     Needed if there is no row of that id.
@@ -87,7 +100,7 @@ impl NoPokeDB {
         vid: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let opened = self.opened(py)?;
-        let id = rows::id("id", rows::one_id("upsert", id, vid)?)?;
+        let id = ids::id("id", ids::one_id("upsert", id, vid)?)?;
         let change = Change {
             vector: vector.map(|vector| vectors::one(vector, opened.collection.dim())).transpose()?,
             metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
@@ -142,7 +155,7 @@ impl NoPokeDB {
             let deleted = opened.run(py, |o| o.collection.delete_where(&filter))?;
             return Ok(deleted.into_pyobject(py)?.into_any());
         }
-        let id = rows::sought(rows::one_id("delete", id, vid)?)?;
+        let id = ids::sought(ids::one_id("delete", id, vid)?)?;
         let deleted = id.map_or(Ok(false), |id| opened.run(py, |o| o.collection.delete(id)))?;
         Ok(PyBool::new(py, deleted).to_owned().into_any())
     }

@@ -39,7 +39,7 @@ def test_get_with_include_is_a_row(rows):
         with pytest.raises(InvalidError):
             rows.get_many(wrong)
     with pytest.raises(InvalidError):
-        rows.get([1, "x"])
+        rows.get([1, 1.5])
 
 
 def test_delete_takes_a_filter_and_counts(rows):

@@ -123,7 +123,7 @@ def test_a_scroll_meets_every_row_that_stays_once(years):
         years.delete(1)
     assert seen == list(range(10))
     assert years.scroll(limit=1, include=["document"]) == [{"id": 0, "document": "text 0"}]
-    for bad in [{"limit": 0}, {"after": -1}, {"after": "x"}]:
+    for bad in [{"limit": 0}, {"after": -1}, {"after": b"x"}]:
         with pytest.raises(InvalidError, match=next(iter(bad))):
             years.scroll(**bad)
 

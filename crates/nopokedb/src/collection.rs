@@ -17,7 +17,8 @@ use crate::metadata::Metadata;
 use crate::query::examples::Blend;
 use crate::query::execute::{self, Filters, Scope, Sought};
 use crate::query::request::{Hit, Query};
-use crate::types::{Metric, RecordId, Slot, Tokenizer};
+use crate::types::{Id, Metric, Slot, Tokenizer};
+use crate::vectors::keys::public_id;
 use crate::vectors::view::View;
 
 /// The largest document: one row must fit a log frame.
@@ -27,22 +28,38 @@ pub const MAX_DOCUMENT_BYTES: usize = 32 << 20;
 #[derive(Clone, Debug, Default)]
 pub struct NewRow {
     /// The id to give it; `None` takes the next automatic one.
-    pub id: Option<RecordId>,
+    pub id: Option<Id>,
     /// A JSON object.
     pub metadata: Option<Metadata>,
     /// The text the vector stands for.
     pub document: Option<String>,
+    /// What happens if there is a row of that id.
+    pub on_conflict: OnConflict,
+}
+
+/// What an add does about an id that exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnConflict {
+    /// Nothing is written, and the error names the ids. So it is for an id that comes twice in one batch.
+    #[default]
+    Error,
+    /// The row that is there stays as it is. Of an id that comes twice in one batch the first counts.
+    Skip,
+    /// The new row takes the place of the old one, whole. Of an id that comes twice in one batch the last counts.
+    Replace,
 }
 
 /// What goes with a batch of new vectors: every list that is given has one entry per vector.
 #[derive(Clone, Debug, Default)]
 pub struct NewRows {
     /// The ids to give them; `None` takes the next automatic ones.
-    pub ids: Option<Vec<RecordId>>,
+    pub ids: Option<Vec<Id>>,
     /// JSON objects.
     pub metadatas: Option<Vec<Option<Metadata>>>,
     /// The texts the vectors stand for.
     pub documents: Option<Vec<Option<String>>>,
+    /// What happens to rows of ids that exist.
+    pub on_conflict: OnConflict,
 }
 
 /// What an upsert sets; what is `None` stays as it is.
@@ -60,7 +77,7 @@ pub struct Change {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// Its id.
-    pub id: RecordId,
+    pub id: Id,
     /// Its metadata, if any.
     pub metadata: Option<Metadata>,
     /// Its document, if any.
@@ -147,21 +164,21 @@ impl Collection {
     }
 
     /// Whether `id` is live.
-    pub fn contains(&self, id: RecordId) -> Result<bool> {
+    pub fn contains(&self, id: impl Into<Id>) -> Result<bool> {
         self.check()?;
-        Ok(self.core.generation().ids.get(id).is_some())
+        Ok(self.core.generation().find(&id.into())?.slot.is_some())
     }
 
     /// The row of `id`, or `None`.
-    pub fn get(&self, id: RecordId) -> Result<Option<Record>> {
+    pub fn get(&self, id: impl Into<Id>) -> Result<Option<Record>> {
         self.check()?;
-        self.read(id)
+        self.read(&id.into())
     }
 
     /// The metadata of `id`: `None` if there is no such row, `Some(None)` if it has none.
-    pub fn metadata(&self, id: RecordId) -> Result<Option<Option<Metadata>>> {
+    pub fn metadata(&self, id: impl Into<Id>) -> Result<Option<Option<Metadata>>> {
         self.check()?;
-        self.core.with_row(id, |row| Ok(row.metadata.map(|text| Metadata::from_stored(text.into()))))
+        self.core.with_row(&id.into(), |row| Ok(row.metadata.map(|text| Metadata::from_stored(text.into()))))
     }
 
     /// The `k` nearest rows that pass the query's filter, best first: always `min(k, rows that pass)`, unless a limit of
@@ -233,9 +250,9 @@ impl Collection {
             blend.take(vector, true);
         }
         for (examples, is_positive) in [(&query.positive, true), (&query.negative, false)] {
-            for &id in examples {
-                let slot = generation.ids.get(id).ok_or_else(|| {
-                    Error::argument(format!("there is no row {id}; positive and negative name rows that exist"))
+            for id in examples {
+                let slot = generation.find(id)?.slot.ok_or_else(|| {
+                    Error::argument(format!("there is no row {id:?}; positive and negative name rows that exist"))
                 })?;
                 if slot.0 >= view.snapshot.len {
                     // It was replaced after the view was taken.
@@ -253,7 +270,7 @@ impl Collection {
         Ok(Some((blend.query(), slots)))
     }
 
-    fn read(&self, id: RecordId) -> Result<Option<Record>> {
+    fn read(&self, id: &Id) -> Result<Option<Record>> {
         self.core.with_row(id, |row| record(&row))
     }
 
@@ -317,7 +334,7 @@ fn check_many(query: &Query) -> Result<()> {
 fn record(row: &RowView<'_>) -> Result<Record> {
     let no_vector = || Error::new(ErrorKind::Corruption, format!("row {} has no vector in the log", row.id));
     Ok(Record {
-        id: row.id,
+        id: public_id(row.id, row.key),
         metadata: row.metadata.map(|text| Metadata::from_stored(text.into())),
         document: row.document.map(str::to_owned),
         vector: row.vector.ok_or_else(no_vector)?.to_vec(),

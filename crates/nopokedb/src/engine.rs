@@ -30,7 +30,7 @@ use crate::log::Log;
 use crate::log::{Batch, RowView};
 use crate::meta::Applier;
 use crate::options::Options;
-use crate::types::{CollectionId, Lsn, Metric, RecordId};
+use crate::types::{CollectionId, Id, Lsn, Metric};
 use crate::vectors::rows::{SegmentTable, SharedSegments};
 
 /// An open directory.
@@ -118,10 +118,10 @@ impl CollectionCore {
     }
 
     /// Calls `read` with the live row of `id` as it stands in the log.
-    pub(crate) fn with_row<R>(&self, id: RecordId, read: impl Fn(RowView<'_>) -> Result<R>) -> Result<Option<R>> {
+    pub(crate) fn with_row<R>(&self, id: &Id, read: impl Fn(RowView<'_>) -> Result<R>) -> Result<Option<R>> {
         loop {
             let generation = self.generation();
-            let Some(slot) = generation.ids.get(id) else { return Ok(None) };
+            let Some(slot) = generation.find(id)?.slot else { return Ok(None) };
             let view = generation.view();
             // `None` here: the row was replaced and compacted away between the two look-ups.
             if let Some(row) = view.with_row(slot, &read)? {

@@ -18,8 +18,9 @@ use crate::index::{Image, Index, IndexParams};
 use crate::log::Segment;
 use crate::log::{FrameView, RowKind};
 use crate::query::matches::FilterCache;
-use crate::types::{Lsn, RecordId, Slot};
+use crate::types::{Id, Lsn, RecordId, Slot};
 use crate::vectors::ids::IdMap;
+use crate::vectors::keys::places;
 use crate::vectors::rows::{GONE, Loc, Rows, SharedSegments};
 use crate::vectors::view::{Snapshot, StoredVectors, View};
 use crate::vectors::{VectorSource, Visibility};
@@ -83,6 +84,42 @@ impl Generation {
         View { snapshot, rows: &self.rows, segments: self.segments.load() }
     }
 
+    /// The live row of `id`, and the record number it has or would get.
+    pub(crate) fn find(&self, id: &Id) -> Result<Found> {
+        self.find_beside(id, |_| false)
+    }
+
+    /// [`Generation::find`] for a batch that has `taken` some numbers for other ids.
+    pub(crate) fn find_beside(&self, id: &Id, taken: impl Fn(RecordId) -> bool) -> Result<Found> {
+        let text = match id {
+            Id::Int(number) => {
+                let record = RecordId(*number);
+                return Ok(Found { record: Some(record), slot: self.ids.get(record) });
+            }
+            Id::Text(text) => text,
+        };
+        let mut free = None;
+        for place in places(text) {
+            match self.key_at(place, text)? {
+                Some((slot, true)) => return Ok(Found { record: Some(place), slot: Some(slot) }),
+                Some((_, false)) => {}
+                None => free = free.or(Some(place).filter(|&place| !taken(place))),
+            }
+        }
+        Ok(Found { record: free, slot: None })
+    }
+
+    /// The live row of record `place`, if there is one, and whether it has that key.
+    fn key_at(&self, place: RecordId, key: &str) -> Result<Option<(Slot, bool)>> {
+        while let Some(slot) = self.ids.get(place) {
+            // `None` here: the row was replaced and compacted away between the two look-ups.
+            if let Some(equal) = self.view().has_key(slot, key)? {
+                return Ok(Some((slot, equal)));
+            }
+        }
+        Ok(None)
+    }
+
     /// How many visible rows below `upto` are still to go into the graph; 0 for a collection too small to have one.
     pub(crate) fn lag(&self, upto: u32) -> u32 {
         if self.index.wants_graph(upto) { upto.saturating_sub(self.index.graph_len()) } else { 0 }
@@ -140,6 +177,22 @@ impl Generation {
     pub(crate) fn applier(&self) -> Apply<'_> {
         let snapshot = **self.snapshot.load();
         Apply { generation: self, next: snapshot.len, lsn: snapshot.lsn }
+    }
+}
+
+/// What is known about an id.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    /// The number of its record, or the one it would get; `None` for a text whose numbers all belong to other texts.
+    pub(crate) record: Option<RecordId>,
+    /// The slot of its live row.
+    pub(crate) slot: Option<Slot>,
+}
+
+impl Found {
+    /// Whether it has a live row.
+    pub(crate) fn exists(&self) -> bool {
+        self.slot.is_some()
     }
 }
 

@@ -34,7 +34,7 @@ mod vectors;
 mod verify;
 
 pub use backup::Backup;
-pub use collection::{Change, Collection, MAX_DOCUMENT_BYTES, NewRow, NewRows, Record};
+pub use collection::{Change, Collection, MAX_DOCUMENT_BYTES, NewRow, NewRows, OnConflict, Record};
 pub use database::Database;
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use filter::{Field, Filter, Scalar};
@@ -43,7 +43,7 @@ pub use metadata::{MAX_DEPTH, MAX_METADATA_BYTES, Metadata};
 pub use options::{CollectionOptions, MAX_DIM, Options};
 pub use query::request::{Diversity, Grouping, Hit, Include, Query};
 pub use stats::Stats;
-pub use types::{CollectionId, Lsn, Metric, RecordId, SegmentNo, Slot, Tokenizer};
+pub use types::{CollectionId, Id, Lsn, Metric, SegmentNo, Slot, Tokenizer};
 pub use verify::Report;
 
 /// What tests outside this crate need: the disk as a trait, a simulated one, and the crash enumeration. Not public API.

@@ -262,7 +262,9 @@ impl Puts {
     fn row(&mut self, id: RecordId, lsn: Lsn, loc: Option<Loc>) -> Option<Loc> {
         let replaced = match loc {
             Some(loc) => {
-                self.next_id = self.next_id.max(id.0 + 1);
+                if !id.is_text() {
+                    self.next_id = self.next_id.max(id.0 + 1);
+                }
                 self.rows.push(Put { id, lsn, loc, died: Lsn(0) });
                 self.latest.insert(id.0, self.rows.len() - 1)
             }

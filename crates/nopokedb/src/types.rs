@@ -1,14 +1,103 @@
 //! The nouns of the engine: newtypes for ids and positions, so that they cannot be mixed up.
 
 use std::fmt;
+use std::sync::Arc;
 
-/// A record's external id: what the caller sees. Counted from 0 unless the caller gives its own; at most `i64::MAX`.
+/// A row's id, as the caller sees it: an integer, counted from 0 unless the caller gives its own, or text. Both may be mixed
+/// in one collection. Cheap to clone.
+///
+/// ```
+/// use nopokedb::Id;
+/// assert_eq!(Id::from(7), Id::Int(7));
+/// assert_eq!(Id::from("doc-1").to_string(), "doc-1");
+/// assert!(Id::Int(u64::MAX) < Id::from(""));
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Id {
+    /// A number below [`Id::MAX_INT`].
+    Int(u64),
+    /// Text of 1 to [`Id::MAX_TEXT`] bytes, compared byte by byte.
+    Text(Arc<str>),
+}
+
+impl Id {
+    /// Integer ids are below this: SQLite's integers are signed.
+    pub const MAX_INT: u64 = i64::MAX as u64;
+    /// The longest text, in bytes.
+    pub const MAX_TEXT: usize = u16::MAX as usize;
+
+    /// The number, if it is one.
+    pub fn int(&self) -> Option<u64> {
+        match self {
+            Id::Int(number) => Some(*number),
+            Id::Text(_) => None,
+        }
+    }
+
+    /// The text, if it is one.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Id::Int(_) => None,
+            Id::Text(text) => Some(text),
+        }
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Id::Int(number) => number.fmt(f),
+            Id::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Id::Int(number) => number.fmt(f),
+            Id::Text(text) => write!(f, "{text:?}"),
+        }
+    }
+}
+
+impl From<u64> for Id {
+    fn from(number: u64) -> Id {
+        Id::Int(number)
+    }
+}
+
+impl From<&str> for Id {
+    fn from(text: &str) -> Id {
+        Id::Text(text.into())
+    }
+}
+
+impl From<String> for Id {
+    fn from(text: String) -> Id {
+        Id::Text(text.into())
+    }
+}
+
+impl From<&Id> for Id {
+    fn from(id: &Id) -> Id {
+        id.clone()
+    }
+}
+
+/// A record's number inside the engine. Below `i64::MAX` it is the integer id itself; from 2^63 on it stands for a text,
+/// which the record holds as its key (`vectors/keys.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RecordId(pub u64);
+pub(crate) struct RecordId(pub(crate) u64);
 
 impl RecordId {
-    /// The largest id: SQLite's integers are signed.
-    pub const MAX: RecordId = RecordId(i64::MAX as u64);
+    /// The lowest number that stands for a text.
+    pub(crate) const FIRST_TEXT: u64 = 1 << 63;
+
+    /// Whether it stands for a text.
+    pub(crate) fn is_text(self) -> bool {
+        self.0 >= Self::FIRST_TEXT
+    }
 }
 
 impl fmt::Display for RecordId {

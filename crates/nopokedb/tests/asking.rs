@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use nopokedb::{
-    Collection, Database, Diversity, ErrorKind, Filter, Grouping, Hit, Metadata, Metric, NewRow, NewRows, Options,
-    Query, RecordId, Scalar, Subject,
+    Collection, Database, Diversity, ErrorKind, Filter, Grouping, Hit, Id, Metadata, Metric, NewRow, NewRows, Options,
+    Query, Scalar, Subject,
 };
 
 const DIM: usize = 20;
@@ -47,8 +47,8 @@ fn filled(metric: Metric, n: u64, groups: u64, graph_from: Option<u32>) -> (temp
     (dir, db, rng)
 }
 
-fn ids(hits: &[Hit]) -> Vec<RecordId> {
-    hits.iter().map(|hit| hit.id).collect()
+fn ids(hits: &[Hit]) -> Vec<Id> {
+    hits.iter().map(|hit| hit.id.clone()).collect()
 }
 
 fn by(field: &str, size: usize) -> Option<Grouping> {
@@ -61,7 +61,7 @@ fn value(hit: &Hit) -> Scalar {
 }
 
 /// Groups of all rows, in order, by looking at every row.
-fn naive_groups(c: &Collection, vector: &[f32], filter: Option<Filter>, size: usize) -> Vec<Vec<RecordId>> {
+fn naive_groups(c: &Collection, vector: &[f32], filter: Option<Filter>, size: usize) -> Vec<Vec<Id>> {
     let all = c.query(vector, &Query { exact: true, filter, ..Query::nearest(1_000_000) }).unwrap();
     let (mut places, mut groups) = (BTreeMap::new(), Vec::new());
     for hit in &all {
@@ -70,7 +70,7 @@ fn naive_groups(c: &Collection, vector: &[f32], filter: Option<Filter>, size: us
             groups.len() - 1
         });
         if groups[place].len() < size {
-            groups[place].push(hit.id);
+            groups[place].push(hit.id.clone());
         }
     }
     groups
@@ -88,7 +88,7 @@ fn grouping_gives_the_best_hits_of_each_value_and_always_min_k_groups() {
                 let truth = naive_groups(&c, &vector, filter.clone(), size);
                 let query = Query { k, offset, group: by("g", size), filter, exact: true, ..Query::default() };
                 let hits = c.query(&vector, &query).unwrap();
-                let page: Vec<RecordId> = truth.iter().skip(offset).take(k).flatten().copied().collect();
+                let page: Vec<Id> = truth.iter().skip(offset).take(k).flatten().cloned().collect();
                 assert_eq!(ids(&hits), page, "{groups} groups, {query:?}");
                 assert!(hits.iter().all(|hit| hit.group.as_ref() == Some(&value(hit))));
                 let fast = c.query(&vector, &Query { exact: false, ..query }).unwrap();
@@ -101,7 +101,7 @@ fn grouping_gives_the_best_hits_of_each_value_and_always_min_k_groups() {
 }
 
 /// The definition, straight from its formula, over the true ranking.
-fn naive_mmr(c: &Collection, metric: Metric, vector: &[f32], fetch: usize, k: usize, lambda: f32) -> Vec<RecordId> {
+fn naive_mmr(c: &Collection, metric: Metric, vector: &[f32], fetch: usize, k: usize, lambda: f32) -> Vec<Id> {
     let include = nopokedb::Include { metadata: false, document: false, vector: true };
     let rows = c.query(vector, &Query { exact: true, include, ..Query::nearest(fetch) }).unwrap();
     let similarity = |a: &Hit, b: &Hit| {
@@ -123,7 +123,7 @@ fn naive_mmr(c: &Collection, metric: Metric, vector: &[f32], fetch: usize, k: us
         let best = (0..left.len()).max_by(|a, b| value(left[*a]).total_cmp(&value(left[*b])).then(b.cmp(a))).unwrap();
         chosen.push(left.remove(best));
     }
-    chosen.into_iter().map(|hit| hit.id).collect()
+    chosen.into_iter().map(|hit| hit.id.clone()).collect()
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn examples_make_a_query_and_are_left_out_of_its_answer() {
     for metric in METRICS {
         let (_dir, db, mut rng) = filled(metric, 400, 3, None);
         let c = db.collection();
-        let row = |id: u64| c.get(RecordId(id)).unwrap().unwrap().vector;
+        let row = |id: u64| c.get(Id::Int(id)).unwrap().unwrap().vector;
         let unit = |v: Vec<f32>| {
             let norm = v.iter().map(|x| x * x).sum::<f32>().sqrt();
             if metric == Metric::Cosine { v.iter().map(|x| x / norm).collect() } else { v }
@@ -180,20 +180,20 @@ fn examples_make_a_query_and_are_left_out_of_its_answer() {
         let (p, n) = (mean(&[unit(row(3)), unit(row(5)), unit(vector.clone())]), mean(&[unit(row(7))]));
         let blended: Vec<f32> = p.iter().zip(&n).map(|(p, n)| 2.0 * p - n).collect();
         let examples =
-            Query { positive: vec![RecordId(3), RecordId(5)], negative: vec![RecordId(7)], ..Query::nearest(10) };
+            Query { positive: vec![Id::Int(3), Id::Int(5)], negative: vec![Id::Int(7)], ..Query::nearest(10) };
         let hits = c.query(&vector, &examples).unwrap();
         let plain = c.query(&blended, &Query::nearest(13)).unwrap();
-        let mut expected: Vec<RecordId> = ids(&plain);
-        expected.retain(|id| ![3, 5, 7].contains(&id.0));
+        let mut expected: Vec<Id> = ids(&plain);
+        expected.retain(|id| ![3, 5, 7].contains(&id.int().unwrap()));
         expected.truncate(10);
         assert_eq!(ids(&hits), expected, "{metric}");
         // Without a vector, and everything else: all rows but the examples.
         let all = c.query(&[], &Query { k: 1_000, ..examples.clone() }).unwrap();
         assert_eq!(all.len(), 397);
-        let alone = c.query(&[], &Query { positive: vec![RecordId(3)], ..Query::nearest(5) }).unwrap();
+        let alone = c.query(&[], &Query { positive: vec![Id::Int(3)], ..Query::nearest(5) }).unwrap();
         let same = c.query(&row(3), &Query::nearest(6)).unwrap();
         let mut same = ids(&same);
-        same.retain(|id| id.0 != 3);
+        same.retain(|id| *id != Id::Int(3));
         assert_eq!(ids(&alone), same[..5], "{metric}");
     }
 }
@@ -205,8 +205,8 @@ fn what_makes_no_sense_is_refused() {
     let argument = ErrorKind::Invalid(Subject::Argument);
     let mmr = |lambda, fetch| Query { diversity: Some(Diversity { lambda, fetch }), ..Query::nearest(5) };
     let three = |positive: &[u64], negative: &[u64]| Query {
-        positive: positive.iter().map(|&id| RecordId(id)).collect(),
-        negative: negative.iter().map(|&id| RecordId(id)).collect(),
+        positive: positive.iter().map(|&id| Id::Int(id)).collect(),
+        negative: negative.iter().map(|&id| Id::Int(id)).collect(),
         ..Query::default()
     };
     for (query, vector, says) in [
@@ -236,13 +236,13 @@ fn a_row_may_be_an_example_while_it_is_being_replaced() {
     let writes = std::thread::spawn(move || {
         for i in 0..300u16 {
             let change = nopokedb::Change { vector: Some(vec![f32::from(i); DIM]), ..Default::default() };
-            writer.upsert(RecordId(0), change).unwrap();
+            writer.upsert(Id::Int(0), change).unwrap();
         }
     });
     while !writes.is_finished() {
-        let hits = c.query(&[], &Query { positive: vec![RecordId(0)], ..Query::nearest(100) }).unwrap();
+        let hits = c.query(&[], &Query { positive: vec![Id::Int(0)], ..Query::nearest(100) }).unwrap();
         assert_eq!(hits.len(), 49);
-        assert!(hits.iter().all(|hit| hit.id.0 != 0), "the example itself is never an answer");
+        assert!(hits.iter().all(|hit| hit.id.int().unwrap() != 0), "the example itself is never an answer");
     }
     writes.join().unwrap();
     c.add(&[0.5; DIM], NewRow::default()).unwrap();

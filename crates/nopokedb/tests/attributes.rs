@@ -1,7 +1,7 @@
 //! Filters answered from columns pass the rows that reading every row passes, whatever is written in between.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use nopokedb::{Change, Collection, Database, Filter, Metadata, Metric, NewRow, NewRows, Options, Query, RecordId};
+use nopokedb::{Change, Collection, Database, Filter, Id, Metadata, Metric, NewRow, NewRows, Options, Query};
 use serde_json::{Value, json};
 
 struct Rng(u64);
@@ -97,9 +97,9 @@ fn compare(c: &Collection, filters: &[(Value, Filter)], when: &str) {
     let none = Metadata::default();
     for (written, filter) in filters {
         let passes = |m: &Option<Metadata>| filter.matches(m.as_ref().unwrap_or(&none));
-        let expected: Vec<RecordId> = rows.iter().filter(|row| passes(&row.metadata)).map(|row| row.id).collect();
+        let expected: Vec<Id> = rows.iter().filter(|row| passes(&row.metadata)).map(|row| row.id.clone()).collect();
         let found = c.scroll(None, 1_000_000, Some(filter)).unwrap();
-        assert!(found.iter().map(|row| row.id).eq(expected.iter().copied()), "{when}: {written}");
+        assert!(found.iter().map(|row| &row.id).eq(&expected), "{when}: {written}");
         assert_eq!(c.count(Some(filter)).unwrap(), expected.len(), "{when}: {written}");
         let hits = c.query(&[0.0], &Query::nearest(1_000_000).only(filter.clone())).unwrap();
         assert_eq!(hits.len(), expected.len(), "{when}: {written}");
@@ -125,7 +125,7 @@ fn filters_from_columns_pass_what_reading_passes_throughout_a_life() {
             compare(&c, &filters(&mut rng, 12), "while rows come");
         }
         for _ in 0..400 {
-            let id = RecordId(rng.below(2_000) as u64);
+            let id = Id::Int(rng.below(2_000) as u64);
             if rng.below(2) == 0 {
                 c.delete(id).unwrap();
             } else {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use nopokedb::{
-    CollectionOptions, Database, Error, ErrorKind, Filter, Metadata, NewRow, NewRows, Options, Query, RecordId, Subject,
+    CollectionOptions, Database, Error, ErrorKind, Filter, Id, Metadata, NewRow, NewRows, Options, Query, Subject,
 };
 
 const DIM: usize = 16;
@@ -25,7 +25,7 @@ fn vector(seed: u64) -> Vec<f32> {
 fn add(db: &Database, ids: std::ops::Range<u64>) {
     let vectors: Vec<f32> = ids.clone().flat_map(vector).collect();
     let metadatas = ids.clone().map(|i| Some(Metadata::from_json(&format!(r#"{{"i":{i}}}"#)).unwrap())).collect();
-    let rows = NewRows { ids: Some(ids.map(RecordId).collect()), metadatas: Some(metadatas), documents: None };
+    let rows = NewRows { ids: Some(ids.map(Id::Int).collect()), metadatas: Some(metadatas), ..NewRows::default() };
     db.collection().add_many(&vectors, rows).unwrap();
 }
 
@@ -35,10 +35,10 @@ fn ids(db: &Database) -> BTreeSet<u64> {
     let rows = c.scroll(None, 1_000_000, None).unwrap();
     for row in &rows {
         let text = format!(r#"{{"i":{}}}"#, row.id);
-        assert_eq!((&row.vector, row.metadata.as_ref().unwrap().as_json()), (&vector(row.id.0), &*text));
+        assert_eq!((&row.vector, row.metadata.as_ref().unwrap().as_json()), (&vector(row.id.int().unwrap()), &*text));
     }
     assert_eq!(rows.len(), c.len().unwrap());
-    rows.into_iter().map(|row| row.id.0).collect()
+    rows.into_iter().map(|row| row.id.int().unwrap()).collect()
 }
 
 fn restored(path: &Path) -> Database {
@@ -151,16 +151,16 @@ fn a_restored_backup_serves_all_collections_and_goes_on() {
     let named = db.open_collection("images", &CollectionOptions::new(3)).unwrap();
     named.add(&[1.0, 2.0, 3.0], NewRow { document: Some("text".into()), ..NewRow::default() }).unwrap();
     add(&db, 0..300);
-    db.collection().delete(RecordId(299)).unwrap();
+    db.collection().delete(Id::Int(299)).unwrap();
     db.backup(&target).unwrap();
     add(&db, 300..400);
     drop((db, named));
     let restore = restored(&target);
     assert_eq!(ids(&restore), (0..299).collect());
     let named = restore.find_collection("images").unwrap().unwrap();
-    assert_eq!(named.get(RecordId(0)).unwrap().unwrap().document.as_deref(), Some("text"));
+    assert_eq!(named.get(Id::Int(0)).unwrap().unwrap().document.as_deref(), Some("text"));
     let id = restore.collection().add(&vector(300), NewRow::default()).unwrap();
-    assert_eq!(id, RecordId(300), "an id never comes again, not even one whose row was deleted");
+    assert_eq!(id, Id::Int(300), "an id never comes again, not even one whose row was deleted");
     assert_eq!(restore.collection().query(&vector(300), &Query::nearest(1)).unwrap()[0].id, id);
     // It may be backed up itself.
     let again = room.path().join("again");

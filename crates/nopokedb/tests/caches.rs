@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nopokedb::{Database, Metadata, NewRow, NewRows, Options, Query, RecordId};
+use nopokedb::{Database, Id, Metadata, NewRow, NewRows, Options, Query};
 
 const DIM: usize = 24;
 const ROWS: u16 = 400;
@@ -26,7 +26,7 @@ fn build(dir: &Path) {
     let metadatas = (0..ROWS).map(|i| Some(Metadata::from_json(&format!(r#"{{"i":{i}}}"#)).unwrap())).collect();
     c.add_many(&vectors, NewRows { metadatas: Some(metadatas), ..NewRows::default() }).unwrap();
     for i in (0..ROWS).step_by(5) {
-        assert!(c.delete(RecordId(u64::from(i))).unwrap());
+        assert!(c.delete(Id::Int(u64::from(i))).unwrap());
     }
     db.wait_indexed(None).unwrap();
     db.close().unwrap();
@@ -38,7 +38,7 @@ fn check(dir: &Path) {
     let c = db.collection();
     assert_eq!(c.len().unwrap(), usize::from(ROWS - ROWS / 5));
     for i in 0..ROWS {
-        let row = c.get(RecordId(u64::from(i))).unwrap();
+        let row = c.get(Id::Int(u64::from(i))).unwrap();
         assert_eq!(row.is_some(), i % 5 != 0, "row {i}");
         if let Some(row) = row {
             assert_eq!(
@@ -46,7 +46,7 @@ fn check(dir: &Path) {
                 (vector(i), format!(r#"{{"i":{i}}}"#))
             );
             let hits = c.query(&vector(i), &Query::nearest(1)).unwrap();
-            assert_eq!(hits[0].id, RecordId(u64::from(i)));
+            assert_eq!(hits[0].id, Id::Int(u64::from(i)));
         }
     }
     assert_eq!(c.query(&vector(0), &Query::nearest(1_000)).unwrap().len(), c.len().unwrap());
@@ -120,7 +120,7 @@ fn rows_added_after_the_image_are_found_after_reopening() {
     build(dir.path());
     let db = Database::open(dir.path(), options()).unwrap();
     let id = db.collection().add(&[9.0; DIM], NewRow::default()).unwrap();
-    assert_eq!(id, RecordId(u64::from(ROWS)));
+    assert_eq!(id, Id::Int(u64::from(ROWS)));
     std::mem::forget(db.clone()); // as after a kill: nobody closes
     drop(db);
     let copy = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use nopokedb::{Change, Database, Metadata, NewRow, NewRows, Options, RecordId};
+use nopokedb::{Change, Database, Id, Metadata, NewRow, NewRows, Options};
 
 const DIM: usize = 32;
 
@@ -22,7 +22,7 @@ fn build(dir: &Path) -> Database {
         c.add_many(&vectors, NewRows { metadatas: Some(metadatas), ..NewRows::default() }).unwrap();
     }
     for id in 0..150 {
-        c.delete(RecordId(id * 7)).unwrap();
+        c.delete(Id::Int(id * 7)).unwrap();
     }
     db.wait_indexed(None).unwrap();
     db
@@ -57,7 +57,7 @@ fn writes_during_a_check_are_no_problems() {
                     }
                     let id = c.add(&[i as f32; DIM], NewRow::default()).unwrap();
                     let change = Change { vector: Some(vec![t as f32; DIM]), ..Change::default() };
-                    c.upsert(RecordId(t * 300 + i % 300), change).unwrap();
+                    c.upsert(Id::Int(t * 300 + i % 300), change).unwrap();
                     assert!(c.delete(id).unwrap());
                 }
             });
@@ -148,7 +148,7 @@ fn a_sqlite_file_that_is_sound_but_of_another_history_is_noticed() {
     for (dir, text) in [(&dir, r#"{"side":1}"#), (&twin, r#"{"side":2}"#)] {
         let db = Database::open(dir.path(), options()).unwrap();
         let change = Change { metadata: Some(Metadata::from_json(text).unwrap()), ..Change::default() };
-        db.collection().upsert(RecordId(211), change).unwrap();
+        db.collection().upsert(Id::Int(211), change).unwrap();
         db.close().unwrap();
     }
     std::fs::copy(twin.path().join("meta.sqlite"), dir.path().join("meta.sqlite")).unwrap();

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::disallowed_methods)] // these tests remove what they made
 
-use nopokedb::{CollectionOptions, Database, ErrorKind, Metric, NewRow, NewRows, Options, Query, RecordId, Subject};
+use nopokedb::{CollectionOptions, Database, ErrorKind, Id, Metric, NewRow, NewRows, Options, Query, Subject};
 
 fn l2(dim: usize) -> CollectionOptions {
     CollectionOptions { metric: Metric::L2, ..CollectionOptions::new(dim) }
@@ -14,9 +14,9 @@ fn collections_share_a_directory_but_not_rows_or_ids() {
     let db = Database::open(dir.path(), Options::new(2)).unwrap();
     let (a, b) = (db.open_collection("a", &l2(3)).unwrap(), db.open_collection("b", &l2(1)).unwrap());
     for x in [1.0f32, 2.0] {
-        assert!(a.add(&[x, x, x], NewRow::default()).unwrap().0 < 2);
+        assert!(a.add(&[x, x, x], NewRow::default()).unwrap() < Id::Int(2));
     }
-    assert_eq!(b.add(&[7.0], NewRow::default()).unwrap(), RecordId(0));
+    assert_eq!(b.add(&[7.0], NewRow::default()).unwrap(), Id::Int(0));
     assert_eq!((a.len().unwrap(), b.len().unwrap(), db.collection().len().unwrap()), (2, 1, 0));
     drop((a, b, db));
     let db = Database::open(dir.path(), Options::new(2)).unwrap();
@@ -25,7 +25,7 @@ fn collections_share_a_directory_but_not_rows_or_ids() {
     assert!(db.find_collection("c").unwrap().is_none());
     let a = db.open_collection("a", &l2(3)).unwrap();
     assert_eq!(a.query(&[2.0, 2.0, 2.0], &Query::nearest(5)).unwrap().len(), 2);
-    assert_eq!(a.query(&[2.0, 2.0, 2.0], &Query::nearest(1)).unwrap()[0].id, RecordId(1));
+    assert_eq!(a.query(&[2.0, 2.0, 2.0], &Query::nearest(1)).unwrap()[0].id, Id::Int(1));
 }
 
 #[test]
@@ -71,9 +71,9 @@ fn next_ids_of_a_collection_survive_reopening() {
     let db = Database::open(dir.path(), Options::new(2)).unwrap();
     let c = db.open_collection("c", &l2(1)).unwrap();
     c.add_many(&[1.0, 2.0, 3.0], NewRows::default()).unwrap();
-    assert!(c.delete(RecordId(2)).unwrap());
+    assert!(c.delete(Id::Int(2)).unwrap());
     drop((c, db));
     let db = Database::open(dir.path(), Options::new(2)).unwrap();
     let c = db.open_collection("c", &l2(1)).unwrap();
-    assert_eq!(c.add(&[4.0], NewRow::default()).unwrap(), RecordId(3));
+    assert_eq!(c.add(&[4.0], NewRow::default()).unwrap(), Id::Int(3));
 }

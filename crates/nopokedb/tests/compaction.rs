@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nopokedb::{Change, Collection, Database, Metadata, NewRows, Options, Query, RecordId};
+use nopokedb::{Change, Collection, Database, Id, Metadata, NewRows, Options, Query};
 
 const DIM: usize = 16;
 
@@ -20,7 +20,7 @@ fn vector(seed: u64) -> Vec<f32> {
 fn add(c: &Collection, ids: std::ops::Range<u64>) {
     let vectors: Vec<f32> = ids.clone().flat_map(vector).collect();
     let metadatas = ids.clone().map(|i| Some(Metadata::from_json(&format!(r#"{{"i":{i}}}"#)).unwrap())).collect();
-    let rows = NewRows { ids: Some(ids.map(RecordId).collect()), metadatas: Some(metadatas), documents: None };
+    let rows = NewRows { ids: Some(ids.map(Id::Int).collect()), metadatas: Some(metadatas), ..NewRows::default() };
     c.add_many(&vectors, rows).unwrap();
 }
 
@@ -45,7 +45,7 @@ fn check(c: &Collection, ids: impl Iterator<Item = u64>) {
     let (mut n, mut found) = (0, 0u64);
     for i in ids {
         n += 1;
-        let row = c.get(RecordId(i)).unwrap().unwrap_or_else(|| panic!("row {i} is lost"));
+        let row = c.get(Id::Int(i)).unwrap().unwrap_or_else(|| panic!("row {i} is lost"));
         assert_eq!((row.vector, row.metadata.unwrap().as_json().to_owned()), (vector(i), format!(r#"{{"i":{i}}}"#)));
         found += u64::from(finds(c, i));
     }
@@ -56,8 +56,8 @@ fn check(c: &Collection, ids: impl Iterator<Item = u64>) {
 /// A scan finds row `i` for certain; the answer is whether the graph, which promises less, does too.
 fn finds(c: &Collection, i: u64) -> bool {
     let exact = Query { exact: true, ..Query::nearest(1) };
-    assert_eq!(c.query(&vector(i), &exact).unwrap()[0].id, RecordId(i));
-    c.query(&vector(i), &Query::nearest(1)).unwrap()[0].id == RecordId(i)
+    assert_eq!(c.query(&vector(i), &exact).unwrap()[0].id, Id::Int(i));
+    c.query(&vector(i), &Query::nearest(1)).unwrap()[0].id == Id::Int(i)
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn the_log_shrinks_after_deletes_and_every_live_row_stays() {
         add(&c, start..start + 500);
     }
     for i in (0..3_000).filter(|i| i % 4 != 0) {
-        assert!(c.delete(RecordId(i)).unwrap());
+        assert!(c.delete(Id::Int(i)).unwrap());
     }
     // Each delete took a page of its own, 9 MB in all; what is left is the live rows, the active segment and one to come.
     let live = 750 * (DIM as u64 * 4 + 40 + 12);
@@ -100,11 +100,11 @@ fn the_log_shrinks_after_upserts_and_searches_during_it_stay_right() {
         for round in 0..3u64 {
             for i in 0..300 {
                 let change = Change { vector: Some(vector(10_000 + round)), ..Change::default() };
-                c.upsert(RecordId(i), change).unwrap();
+                c.upsert(Id::Int(i), change).unwrap();
             }
         }
         for i in 0..300 {
-            c.upsert(RecordId(i), Change { vector: Some(vector(i)), ..Change::default() }).unwrap();
+            c.upsert(Id::Int(i), Change { vector: Some(vector(i)), ..Change::default() }).unwrap();
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
@@ -122,7 +122,7 @@ fn adding_and_deleting_for_ever_does_not_grow_the_directory() {
     for round in 1..=12u64 {
         add(&c, round * 1_000..round * 1_000 + 150);
         for i in round * 1_000..round * 1_000 + 150 {
-            c.delete(RecordId(i)).unwrap();
+            c.delete(Id::Int(i)).unwrap();
         }
         if round == 4 {
             eventually(&db, "compaction", || db.stats().unwrap().log_bytes < 1 << 20);

@@ -19,7 +19,7 @@ use std::thread::park_timeout;
 use std::time::{Duration, Instant};
 
 use nopokedb::testing::cut_at_the_first_bad_checksum;
-use nopokedb::{Database, Error, ErrorKind, Query, RecordId};
+use nopokedb::{Database, Error, ErrorKind, Id, Query};
 use support::{Rng, Row, Write, collection, long, options, perform, served, vector};
 use tempfile::TempDir;
 
@@ -166,7 +166,7 @@ fn look(db: &Database, golden: &Golden) -> Result<Verdict, String> {
     for (c, rows) in &golden.rows {
         let coll = collection(db, *c).map_err(|e| e.to_string())?;
         for (id, row) in rows {
-            match coll.get(RecordId(*id)) {
+            match coll.get(Id::Int(*id)) {
                 Err(e) => passes(e)?,
                 Ok(None) => return Err(format!("row {id} of {c} is lost in silence")),
                 Ok(Some(got)) => {
@@ -185,11 +185,12 @@ fn look(db: &Database, golden: &Golden) -> Result<Verdict, String> {
             match coll.query(&vector(3.0), &Query { exact, ..Query::nearest(1_000) }) {
                 Err(e) => passes(e)?,
                 Ok(hits) => {
-                    let found: BTreeSet<u64> = hits.iter().map(|h| h.id.0).collect();
+                    let found: BTreeSet<u64> = hits.iter().map(|h| h.id.int().unwrap()).collect();
                     if hits.len() != rows.len() || !found.iter().eq(rows.keys()) {
                         return Err(format!("{} hits for {} rows of {c}", hits.len(), rows.len()));
                     }
-                    let wrong = hits.iter().find(|h| (h.distance - (rows[&h.id.0].x - 3.0).powi(2)).abs() > 1e-3);
+                    let wrong =
+                        hits.iter().find(|h| (h.distance - (rows[&h.id.int().unwrap()].x - 3.0).powi(2)).abs() > 1e-3);
                     if let Some(hit) = wrong {
                         return Err(format!("a wrong distance: {hit:?}"));
                     }

@@ -5,8 +5,8 @@
 use std::collections::HashSet;
 
 use nopokedb::{
-    Change, Collection, Database, ErrorKind, Filter, Hit, Include, Metadata, Metric, NewRow, NewRows, Options, Query,
-    RecordId, Subject,
+    Change, Collection, Database, ErrorKind, Filter, Hit, Id, Include, Metadata, Metric, NewRow, NewRows, Options,
+    Query, Subject,
 };
 
 const DIM: usize = 24;
@@ -52,7 +52,7 @@ fn object(json: &str) -> Option<Metadata> {
 }
 
 fn ids(hits: &[Hit]) -> Vec<u64> {
-    hits.iter().map(|hit| hit.id.0).collect()
+    hits.iter().map(|hit| hit.id.int().unwrap()).collect()
 }
 
 fn small() -> (tempfile::TempDir, Collection) {
@@ -71,7 +71,7 @@ fn small() -> (tempfile::TempDir, Collection) {
 fn naive(c: &Collection, vector: &[f32], filter: &Filter) -> Vec<u64> {
     let all = c.query(vector, &Query { exact: true, ..Query::nearest(1_000_000) }).unwrap();
     let passes = |hit: &&Hit| filter.matches(hit.metadata.as_ref().unwrap());
-    all.iter().filter(passes).map(|hit| hit.id.0).collect()
+    all.iter().filter(passes).map(|hit| hit.id.int().unwrap()).collect()
 }
 
 /// Compares answers at every selectivity with the naive ones.
@@ -105,7 +105,7 @@ fn compare(c: &Collection, rng: &mut Rng, when: &str) {
                 assert!(hits.iter().all(|hit| filter.matches(hit.metadata.as_ref().unwrap())), "{when}: {text}");
                 assert!(hits.is_sorted_by(|a, b| a.distance <= b.distance), "{when}: {text}");
                 let best: HashSet<u64> = truth.iter().copied().take(K).collect();
-                let hit = hits.iter().filter(|hit| best.contains(&hit.id.0)).count();
+                let hit = hits.iter().filter(|hit| best.contains(&hit.id.int().unwrap())).count();
                 assert!(!exact || hit == best.len(), "{when}: exact {text}");
                 (found, wanted) = (found + hit, wanted + best.len());
             }
@@ -139,7 +139,7 @@ fn random_life(graph_from: u32, rows: usize) {
     for _ in 0..300 {
         let vector = rng.vector();
         let change = Change { metadata: Some(rng.metadata(&vector)), vector: Some(vector), document: None };
-        c.upsert(RecordId(rng.below(rows as u64)), change).unwrap();
+        c.upsert(Id::Int(rng.below(rows as u64)), change).unwrap();
     }
     compare(&c, &mut rng, "after deletes and upserts");
 }
@@ -159,10 +159,10 @@ fn a_changed_row_passes_by_its_new_metadata_only() {
     let (_dir, c) = small();
     let three = filter("n = 3");
     assert_eq!(ids(&c.query(&[0.0, 0.0], &Query::nearest(5).only(three.clone())).unwrap()), [3]);
-    c.upsert(RecordId(3), Change { metadata: object(r#"{"n":30}"#), ..Change::default() }).unwrap();
-    c.upsert(RecordId(9), Change { metadata: object(r#"{"n":3}"#), ..Change::default() }).unwrap();
+    c.upsert(Id::Int(3), Change { metadata: object(r#"{"n":30}"#), ..Change::default() }).unwrap();
+    c.upsert(Id::Int(9), Change { metadata: object(r#"{"n":3}"#), ..Change::default() }).unwrap();
     assert_eq!(ids(&c.query(&[0.0, 0.0], &Query::nearest(5).only(three.clone())).unwrap()), [9]);
-    c.delete(RecordId(9)).unwrap();
+    c.delete(Id::Int(9)).unwrap();
     assert_eq!(c.query(&[0.0, 0.0], &Query::nearest(5).only(three.clone())).unwrap(), []);
     assert_eq!(c.count(Some(&three)).unwrap(), 0);
 }
@@ -184,7 +184,7 @@ fn a_row_without_metadata_is_like_one_with_an_empty_object() {
     let id = c.add(&[50.0, 0.0], NewRow::default()).unwrap();
     assert_eq!(c.count(Some(&filter("n is null"))).unwrap(), 1);
     assert_eq!(c.count(Some(&filter("n != 3"))).unwrap(), 10);
-    assert_eq!(ids(&c.query(&[0.0, 0.0], &Query::nearest(1).only(filter("n is null"))).unwrap()), [id.0]);
+    assert_eq!(ids(&c.query(&[0.0, 0.0], &Query::nearest(1).only(filter("n is null"))).unwrap()), [id.int().unwrap()]);
 }
 
 #[test]
@@ -232,8 +232,8 @@ fn hits_carry_what_is_asked_for() {
 #[test]
 fn many_are_got_in_the_order_asked_for() {
     let (_dir, c) = small();
-    let rows = c.get_many(&[RecordId(7), RecordId(99), RecordId(2), RecordId(7)]).unwrap();
-    let found: Vec<Option<u64>> = rows.iter().map(|row| row.as_ref().map(|r| r.id.0)).collect();
+    let rows = c.get_many(&[Id::Int(7), Id::Int(99), Id::Int(2), Id::Int(7)]).unwrap();
+    let found: Vec<Option<u64>> = rows.iter().map(|row| row.as_ref().map(|r| r.id.int().unwrap())).collect();
     assert_eq!(found, [Some(7), None, Some(2), Some(7)]);
 }
 
@@ -242,18 +242,22 @@ fn a_scroll_meets_every_row_that_stays_exactly_once_whatever_is_written() {
     let (_dir, c) = small();
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let page = c.scroll(after, 3, None).unwrap();
-        seen.extend(page.iter().map(|row| row.id.0));
+        let page = c.scroll(after.as_ref(), 3, None).unwrap();
+        seen.extend(page.iter().map(|row| row.id.int().unwrap()));
         let Some(last) = page.last() else { break };
-        after = Some(last.id);
+        after = Some(last.id.clone());
         // Rows change, go and come while the cursor is on its way.
-        c.upsert(RecordId(0), Change { metadata: object(r#"{"n":0}"#), ..Change::default() }).unwrap();
-        c.upsert(RecordId(8), Change { metadata: object(r#"{"n":8}"#), ..Change::default() }).unwrap();
-        c.delete(RecordId(1)).unwrap();
+        c.upsert(Id::Int(0), Change { metadata: object(r#"{"n":0}"#), ..Change::default() }).unwrap();
+        c.upsert(Id::Int(8), Change { metadata: object(r#"{"n":8}"#), ..Change::default() }).unwrap();
+        c.delete(Id::Int(1)).unwrap();
     }
     assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
-    let even: Vec<u64> =
-        c.scroll(Some(RecordId(3)), 2, Some(&filter("n in (2, 4, 6, 8)"))).unwrap().iter().map(|r| r.id.0).collect();
+    let even: Vec<u64> = c
+        .scroll(Some(&Id::Int(3)), 2, Some(&filter("n in (2, 4, 6, 8)")))
+        .unwrap()
+        .iter()
+        .map(|r| r.id.int().unwrap())
+        .collect();
     assert_eq!(even, [4, 6]);
     assert!(c.scroll(None, 0, None).is_err());
 }

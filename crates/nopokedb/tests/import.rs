@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use nopokedb::testing::crash::{Enumeration, FaultSweep};
 use nopokedb::testing::{OpenMode, SimDisk, Vfs};
-use nopokedb::{Database, Error, ErrorKind, Metadata, Metric, NewRow, Options, Query, RecordId, Subject};
+use nopokedb::{Database, Error, ErrorKind, Id, Metadata, Metric, NewRow, Options, Query, Subject};
 use serde_json::Value;
 use support::long;
 
@@ -76,7 +76,7 @@ fn assert_untouched(disk: &SimDisk, files: &Files) {
 fn rows_of(db: &Database, ids: impl Iterator<Item = u64>) -> Rows {
     let rows = db.collection();
     let found = ids.filter_map(|id| {
-        let row = rows.get(RecordId(id)).unwrap()?;
+        let row = rows.get(Id::Int(id)).unwrap()?;
         let bits = row.vector.iter().map(|x| x.to_bits()).collect();
         Some((id, (bits, row.metadata.map(|m| m.as_json().to_owned()))))
     });
@@ -147,7 +147,10 @@ fn what_0_5_1_served_is_served_after_opening() {
             for (hit, old) in nearest.iter().zip(hits) {
                 // Equal vectors may come in any order.
                 let near = |found: f32, old: &Value| (f64::from(found) - old.as_f64().unwrap()).abs() < 1e-5;
-                assert!(name == "odd_metadata" || Some(hit.id.0) == old["id"].as_u64(), "{name}: {hit:?} {old}");
+                assert!(
+                    name == "odd_metadata" || Some(hit.id.int().unwrap()) == old["id"].as_u64(),
+                    "{name}: {hit:?} {old}"
+                );
                 assert!(
                     near(hit.distance, &old["distance"]) && near(hit.score, &old["score"]),
                     "{name}: {hit:?} {old}"
@@ -161,7 +164,7 @@ fn what_0_5_1_served_is_served_after_opening() {
         let note = String::from_utf8(disk.peek(&Path::new(DIR).join("IMPORT.txt")).unwrap()).unwrap();
         assert!(note.contains(&format!("rows imported: {}", imported.rows)), "{note}");
         let id = db.collection().add(&[1.0, 2.0, 3.0, 4.0], NewRow::default()).unwrap();
-        assert_eq!(id.0, next, "{name}: the next id is above all that ever were");
+        assert_eq!(id.int().unwrap(), next, "{name}: the next id is above all that ever were");
         assert_untouched(&disk, &files);
         db.close().unwrap();
         let again = open_on(&disk, space).unwrap();
@@ -343,7 +346,7 @@ fn a_damaged_log_never_harms_the_rows_that_were_acknowledged() {
             match open_on(&disk_with(&files), "cosine") {
                 Ok(db) => {
                     let rows = db.collection();
-                    let firm = (0..4).filter(|id| rows.get(RecordId(*id)).unwrap().is_some()).count();
+                    let firm = (0..4).filter(|id| rows.get(Id::Int(*id)).unwrap().is_some()).count();
                     assert!(firm == 4 && rows.len().unwrap() <= 7, "byte {at} ^ {bit}");
                 }
                 Err(e) => assert!(

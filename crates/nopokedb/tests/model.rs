@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use nopokedb::testing::{Fate, Keep, SimDisk};
-use nopokedb::{Database, Query, RecordId};
+use nopokedb::{Database, Id, Query};
 use support::{Model, Rng, Row, Write, collection, long, options, perform, seeds, served, vector};
 use tempfile::TempDir;
 
@@ -198,12 +198,12 @@ impl Life {
         let c = self.some_collection();
         let id = self.some_id(c);
         self.tell(format!("read {id} of {c}"));
-        let (expected, at) = (self.model.0[&c].rows.get(&id), RecordId(id));
+        let (expected, at) = (self.model.0[&c].rows.get(&id), Id::Int(id));
         let coll = collection(self.db(), c).unwrap();
         assert_eq!(coll.len().unwrap(), self.model.0[&c].rows.len());
-        assert_eq!(coll.contains(at).unwrap(), expected.is_some());
-        assert_eq!(coll.metadata(at).unwrap().is_some(), expected.is_some());
-        let row = coll.get(at).unwrap();
+        assert_eq!(coll.contains(&at).unwrap(), expected.is_some());
+        assert_eq!(coll.metadata(&at).unwrap().is_some(), expected.is_some());
+        let row = coll.get(&at).unwrap();
         assert_eq!(row.as_ref().map(|r| r.vector[0]), expected.map(|r| r.x));
         assert_eq!(row.map_or(0, |r| r.document.map_or(0, |d| d.len())), expected.map_or(0, |r| r.document));
     }
@@ -227,7 +227,7 @@ impl Life {
         assert_eq!(hits.len(), distances.len(), "always min(k, rows) hits");
         let mut found = 0;
         for (i, hit) in hits.iter().enumerate() {
-            let distance = (rows[&hit.id.0].x - at).powi(2);
+            let distance = (rows[&hit.id.int().unwrap()].x - at).powi(2);
             let close = |a: f32, b: f32| (a - b).abs() <= 1e-4 * a.abs().max(1.0);
             assert!(close(hit.distance, distance), "{} for {distance}", hit.distance);
             assert!(!exact || close(hit.distance, distances[i]), "hit {i}: {hit:?} for {}", distances[i]);
@@ -314,11 +314,11 @@ fn watch(db: &Database, stable: &[(u64, Row)], stop: &AtomicBool) {
     let c = db.collection();
     while !stop.load(Relaxed) {
         for (id, row) in stable.iter().take(20) {
-            let got = c.get(RecordId(*id)).unwrap().expect("a row that nobody touches");
+            let got = c.get(Id::Int(*id)).unwrap().expect("a row that nobody touches");
             assert_eq!(got.vector[0], row.x);
         }
         let Ok(hits) = c.query(&vector(100.0), &Query { exact: true, ..Query::nearest(1_000_000) }) else { continue };
-        let ids: std::collections::BTreeSet<u64> = hits.iter().map(|h| h.id.0).collect();
+        let ids: std::collections::BTreeSet<u64> = hits.iter().map(|h| h.id.int().unwrap()).collect();
         assert_eq!(ids.len(), hits.len(), "a row twice");
         assert!(stable.iter().all(|(id, _)| ids.contains(id)), "a row that nobody touches is not found");
     }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::park_timeout;
 use std::time::{Duration, Instant};
 
-use nopokedb::{Change, Database, Filter, Include, Metadata, NewRow, Options, Query, RecordId};
+use nopokedb::{Change, Database, Filter, Id, Include, Metadata, NewRow, Options, Query};
 use support::Rng;
 use support::writer::{Oracle, one_kill, write_if_asked};
 
@@ -49,7 +49,7 @@ fn metadata(rng: &mut Rng) -> Option<Metadata> {
 
 /// One write or read, drawn from the mixture.
 fn one(db: &Database, rng: &mut Rng, writes: bool) {
-    let (c, id) = (db.collection(), RecordId(rng.below(IDS) as u64));
+    let (c, id) = (db.collection(), Id::Int(rng.below(IDS) as u64));
     match (writes, rng.below(100)) {
         (true, 0..60) => {
             let document = (rng.chance(30)).then(|| "words ".repeat(rng.below(200)));
@@ -87,7 +87,7 @@ fn soaking_process() {
             let mut rng = Rng(1);
             (0..IDS).for_each(|id| {
                 let change = Change { vector: Some(vector(&mut rng)), metadata: metadata(&mut rng), document: None };
-                db.collection().upsert(RecordId(id as u64), change).unwrap();
+                db.collection().upsert(Id::Int(id as u64), change).unwrap();
             });
             db.wait_indexed(None).unwrap();
         }

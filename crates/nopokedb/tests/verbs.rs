@@ -3,8 +3,7 @@
 #![allow(clippy::disallowed_methods)] // these tests look at and meddle with the directory
 
 use nopokedb::{
-    Change, Collection, Database, Error, ErrorKind, Metadata, Metric, NewRow, NewRows, Options, Query, RecordId,
-    Subject,
+    Change, Collection, Database, Error, ErrorKind, Id, Metadata, Metric, NewRow, NewRows, Options, Query, Subject,
 };
 
 fn open(dir: &tempfile::TempDir, options: Options) -> Database {
@@ -23,7 +22,7 @@ fn object(json: &str) -> Option<Metadata> {
 }
 
 fn ids(hits: &[nopokedb::Hit]) -> Vec<u64> {
-    hits.iter().map(|h| h.id.0).collect()
+    hits.iter().map(|h| h.id.int().unwrap()).collect()
 }
 
 #[test]
@@ -32,7 +31,7 @@ fn a_row_is_found_as_soon_as_add_returns() {
     for i in 0..50u16 {
         let id = c.add(&[f32::from(i), 0.0], NewRow::default()).unwrap();
         let hits = c.query(&[f32::from(i), 0.0], &Query::nearest(1)).unwrap();
-        assert_eq!((hits[0].id, hits[0].distance), (id, 0.0));
+        assert_eq!((&hits[0].id, hits[0].distance), (&id, 0.0));
     }
     assert_eq!(c.len().unwrap(), 50);
 }
@@ -40,28 +39,31 @@ fn a_row_is_found_as_soon_as_add_returns() {
 #[test]
 fn ids_count_from_zero_and_never_come_again() {
     let (dir, db, c) = small();
-    assert_eq!(c.add(&[0.0, 0.0], NewRow::default()).unwrap(), RecordId(0));
-    assert_eq!(c.add_many(&[1.0, 0.0, 2.0, 0.0], NewRows::default()).unwrap(), [RecordId(1), RecordId(2)]);
+    assert_eq!(c.add(&[0.0, 0.0], NewRow::default()).unwrap(), Id::Int(0));
+    assert_eq!(c.add_many(&[1.0, 0.0, 2.0, 0.0], NewRows::default()).unwrap(), [Id::Int(1), Id::Int(2)]);
     for id in 0..3 {
-        assert!(c.delete(RecordId(id)).unwrap());
-        assert!(!c.delete(RecordId(id)).unwrap());
+        assert!(c.delete(Id::Int(id)).unwrap());
+        assert!(!c.delete(Id::Int(id)).unwrap());
     }
     drop((c, db));
     let db = open(&dir, Options { metric: Metric::L2, ..Options::new(2) });
-    assert_eq!(db.collection().add(&[0.0, 0.0], NewRow::default()).unwrap(), RecordId(3));
+    assert_eq!(db.collection().add(&[0.0, 0.0], NewRow::default()).unwrap(), Id::Int(3));
 }
 
 #[test]
 fn an_upsert_replaces_what_it_gives_and_keeps_the_rest() {
     let (_dir, _db, c) = small();
     let id = c
-        .add(&[1.0, 1.0], NewRow { metadata: object(r#"{"a":1}"#), document: Some("first".into()), id: None })
+        .add(
+            &[1.0, 1.0],
+            NewRow { metadata: object(r#"{"a":1}"#), document: Some("first".into()), ..NewRow::default() },
+        )
         .unwrap();
-    c.upsert(id, Change { metadata: object(r#"{"b":2}"#), ..Change::default() }).unwrap();
-    let row = c.get(id).unwrap().unwrap();
+    c.upsert(&id, Change { metadata: object(r#"{"b":2}"#), ..Change::default() }).unwrap();
+    let row = c.get(&id).unwrap().unwrap();
     assert_eq!((row.vector.as_slice(), row.document.as_deref()), ([1.0, 1.0].as_slice(), Some("first")));
     assert_eq!(row.metadata.unwrap().as_json(), r#"{"b":2}"#);
-    c.upsert(id, Change { vector: Some(vec![5.0, 5.0]), ..Change::default() }).unwrap();
+    c.upsert(&id, Change { vector: Some(vec![5.0, 5.0]), ..Change::default() }).unwrap();
     let row = c.get(id).unwrap().unwrap();
     assert_eq!((row.vector.as_slice(), row.metadata.unwrap().as_json()), ([5.0, 5.0].as_slice(), r#"{"b":2}"#));
     assert_eq!(c.len().unwrap(), 1);
@@ -71,18 +73,18 @@ fn an_upsert_replaces_what_it_gives_and_keeps_the_rest() {
 #[test]
 fn an_upsert_inserts_an_id_that_does_not_exist() {
     let (_dir, _db, c) = small();
-    let refused = c.upsert(RecordId(7), Change::default()).unwrap_err();
+    let refused = c.upsert(Id::Int(7), Change::default()).unwrap_err();
     assert!(matches!(refused.kind(), ErrorKind::Invalid(Subject::Argument)), "{refused:?}");
-    c.upsert(RecordId(7), Change { vector: Some(vec![1.0, 2.0]), ..Change::default() }).unwrap();
-    assert!(c.contains(RecordId(7)).unwrap());
-    assert_eq!(c.add(&[0.0, 0.0], NewRow::default()).unwrap(), RecordId(8));
+    c.upsert(Id::Int(7), Change { vector: Some(vec![1.0, 2.0]), ..Change::default() }).unwrap();
+    assert!(c.contains(Id::Int(7)).unwrap());
+    assert_eq!(c.add(&[0.0, 0.0], NewRow::default()).unwrap(), Id::Int(8));
 }
 
 #[test]
 fn a_given_id_that_exists_or_comes_twice_is_refused_and_nothing_is_written() {
     let (_dir, _db, c) = small();
-    c.add(&[0.0, 0.0], NewRow { id: Some(RecordId(4)), ..NewRow::default() }).unwrap();
-    let rows = |ids: &[u64]| NewRows { ids: Some(ids.iter().copied().map(RecordId).collect()), ..NewRows::default() };
+    c.add(&[0.0, 0.0], NewRow { id: Some(Id::Int(4)), ..NewRow::default() }).unwrap();
+    let rows = |ids: &[u64]| NewRows { ids: Some(ids.iter().copied().map(Id::Int).collect()), ..NewRows::default() };
     for (given, named) in [([3, 4], "4"), ([9, 9], "9")] {
         let e: Error = c.add_many(&[0.0; 4], rows(&given)).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Invalid(Subject::DuplicateId));
@@ -94,12 +96,12 @@ fn a_given_id_that_exists_or_comes_twice_is_refused_and_nothing_is_written() {
 #[test]
 fn a_refused_id_does_not_move_the_automatic_ones() {
     let (_dir, _db, c) = small();
-    let rows = |ids: &[u64]| NewRows { ids: Some(ids.iter().copied().map(RecordId).collect()), ..NewRows::default() };
+    let rows = |ids: &[u64]| NewRows { ids: Some(ids.iter().copied().map(Id::Int).collect()), ..NewRows::default() };
     c.add(&[0.0, 0.0], NewRow::default()).unwrap();
-    let last = RecordId::MAX.0 - 1;
-    c.upsert(RecordId(last), Change::default()).unwrap_err();
+    let last = Id::MAX_INT - 1;
+    c.upsert(Id::Int(last), Change::default()).unwrap_err();
     c.add_many(&[0.0; 4], rows(&[0, last])).unwrap_err();
-    assert_eq!(c.add(&[0.0, 0.0], NewRow::default()).unwrap(), RecordId(1));
+    assert_eq!(c.add(&[0.0, 0.0], NewRow::default()).unwrap(), Id::Int(1));
 }
 
 #[test]
@@ -132,7 +134,7 @@ fn a_query_returns_min_k_live_rows_nearest_first() {
     let vectors: Vec<f32> = (0..300u16).flat_map(|i| [f32::from(i), 0.0]).collect();
     c.add_many(&vectors, NewRows::default()).unwrap();
     for id in (0..300).step_by(3) {
-        c.delete(RecordId(id)).unwrap();
+        c.delete(Id::Int(id)).unwrap();
     }
     for k in [1, 10, 199, 200, 1_000] {
         let hits = c.query(&[0.0, 0.0], &Query::nearest(k)).unwrap();
@@ -257,12 +259,12 @@ fn concurrent_upserts_of_one_id_never_lose_each_others_part() {
     std::thread::scope(|s| {
         s.spawn(|| {
             (1..=30u8).for_each(|i| {
-                c.upsert(id, Change { vector: Some(vec![f32::from(i), 0.0]), ..Change::default() }).unwrap();
+                c.upsert(&id, Change { vector: Some(vec![f32::from(i), 0.0]), ..Change::default() }).unwrap();
             });
         });
         s.spawn(|| {
             for i in 1..=30 {
-                c.upsert(id, Change { metadata: object(&format!(r#"{{"n":{i}}}"#)), ..Change::default() }).unwrap();
+                c.upsert(&id, Change { metadata: object(&format!(r#"{{"n":{i}}}"#)), ..Change::default() }).unwrap();
             }
         });
     });
@@ -315,7 +317,7 @@ fn a_row_that_is_being_replaced_is_never_missing_and_never_there_twice() {
             .collect();
         for i in 0..300u16 {
             let change = Change { vector: Some(vec![f32::from(i), 1.0]), ..Change::default() };
-            c.upsert(RecordId(u64::from(i % 10)), change).unwrap();
+            c.upsert(Id::Int(u64::from(i % 10)), change).unwrap();
         }
         done.store(true, std::sync::atomic::Ordering::Release);
         readers.into_iter().for_each(|r| r.join().unwrap());

@@ -14,10 +14,12 @@ __version__: str
 _Metadata = Mapping[str, Any]
 _Filter = Union[dict[str, Any], str]
 _Tokenizer = Literal["unicode61", "porter", "trigram"]
+_Id = Union[SupportsIndex, str]
+_OnConflict = Literal["error", "skip", "replace"]
 _Include = Iterable[Literal["metadata", "document", "vector"]]
 
 class Hit(TypedDict):
-    id: int
+    id: Union[int, str]
     metadata: Optional[dict[str, Any]]
     score: float
     distance: float
@@ -31,7 +33,7 @@ class FullHit(Hit, total=False):
     rerank_score: float
 
 class Row(TypedDict, total=False):
-    id: int
+    id: Union[int, str]
     metadata: Optional[dict[str, Any]]
     document: Optional[str]
     vector: NDArray[float32]
@@ -123,17 +125,19 @@ class NoPokeDB:
         vector: ArrayLike,
         metadata: Optional[_Metadata] = None,
         *,
-        id: Optional[SupportsIndex] = None,
+        id: Optional[_Id] = None,
         document: Optional[str] = None,
-    ) -> int: ...
+        on_conflict: _OnConflict = "error",
+    ) -> Union[int, str]: ...
     def add_many(
         self,
         vectors: Union[ArrayLike, Iterable[ArrayLike]],
         metadatas: Optional[Iterable[Optional[_Metadata]]] = None,
         *,
-        ids: Optional[Iterable[SupportsIndex]] = None,
+        ids: Optional[Iterable[_Id]] = None,
         documents: Optional[Iterable[Optional[str]]] = None,
-    ) -> list[int]: ...
+        on_conflict: _OnConflict = "error",
+    ) -> list[Union[int, str]]: ...
     def query(
         self,
         vector: Optional[ArrayLike] = None,
@@ -149,8 +153,8 @@ class NoPokeDB:
         mmr: Union[SupportsFloat, _Mmr, None] = None,
         group_by: Optional[str] = None,
         group_size: SupportsIndex = 1,
-        positive: Union[SupportsIndex, Iterable[SupportsIndex], None] = None,
-        negative: Union[SupportsIndex, Iterable[SupportsIndex], None] = None,
+        positive: Union[_Id, Iterable[_Id], None] = None,
+        negative: Union[_Id, Iterable[_Id], None] = None,
         rerank: Optional[_Rerank] = None,
         rerank_factor: SupportsIndex = 4,
     ) -> list[FullHit]: ...
@@ -178,30 +182,30 @@ class NoPokeDB:
         where: Optional[_Filter] = None,
         *,
         limit: SupportsIndex = 100,
-        after: Optional[SupportsIndex] = None,
+        after: Optional[_Id] = None,
         include: Optional[_Include] = None,
     ) -> list[Row]: ...
     def delete_where(self, where: _Filter) -> int: ...
     @overload
-    def get(self, id: Optional[SupportsIndex] = None, *, vid: Optional[SupportsIndex] = None) -> Optional[dict[str, Any]]: ...
+    def get(self, id: Optional[_Id] = None, *, vid: Optional[_Id] = None) -> Optional[dict[str, Any]]: ...
     @overload
-    def get(self, id: SupportsIndex, *, include: _Include) -> Optional[Row]: ...
+    def get(self, id: _Id, *, include: _Include) -> Optional[Row]: ...
     @overload
-    def get(self, id: Iterable[SupportsIndex]) -> list[Optional[dict[str, Any]]]: ...
+    def get(self, id: Iterable[_Id]) -> list[Optional[dict[str, Any]]]: ...
     @overload
-    def get(self, id: Iterable[SupportsIndex], *, include: _Include) -> list[Optional[Row]]: ...
-    def get_many(self, ids: Iterable[SupportsIndex], *, include: Optional[_Include] = None) -> list[Optional[Row]]: ...
+    def get(self, id: Iterable[_Id], *, include: _Include) -> list[Optional[Row]]: ...
+    def get_many(self, ids: Iterable[_Id], *, include: Optional[_Include] = None) -> list[Optional[Row]]: ...
     def upsert(
         self,
-        id: Optional[SupportsIndex] = None,
+        id: Optional[_Id] = None,
         vector: Optional[ArrayLike] = None,
         metadata: Optional[_Metadata] = None,
         *,
         document: Optional[str] = None,
-        vid: Optional[SupportsIndex] = None,
+        vid: Optional[_Id] = None,
     ) -> None: ...
     @overload
-    def delete(self, id: Optional[SupportsIndex] = None, *, vid: Optional[SupportsIndex] = None) -> bool: ...
+    def delete(self, id: Optional[_Id] = None, *, vid: Optional[_Id] = None) -> bool: ...
     @overload
     def delete(self, *, where: _Filter) -> int: ...
     def collection(

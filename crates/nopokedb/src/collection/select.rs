@@ -5,16 +5,17 @@
 
 use std::collections::BinaryHeap;
 
+use super::write::gone;
 use super::{Collection, Record, record};
 use crate::error::Result;
 use crate::filter::Filter;
 use crate::generation::Generation;
-use crate::log::{NewRowRef, RowKind};
 use crate::options::in_range;
 use crate::query::request::{Include, Query};
 use crate::stats::Stats;
-use crate::types::{RecordId, Slot};
+use crate::types::{Id, RecordId, Slot};
 use crate::vectors::Visibility;
+use crate::vectors::keys::places;
 use crate::vectors::view::View;
 
 impl Collection {
@@ -47,15 +48,7 @@ impl Collection {
         }
         let mut frame = self.frame(ids.len(), 0);
         for &id in &ids {
-            frame.push(&NewRowRef {
-                kind: RowKind::Delete,
-                id,
-                key: None,
-                metadata: None,
-                document: None,
-                vector: None,
-                expires_ms: 0,
-            })?;
+            frame.push(&gone(id))?;
         }
         self.handle.engine.commit(frame.finish())?;
         Ok(ids.len())
@@ -65,24 +58,26 @@ impl Collection {
     ///
     /// # Errors
     /// `Corruption`, `Closed`.
-    pub fn get_many(&self, ids: &[RecordId]) -> Result<Vec<Option<Record>>> {
+    pub fn get_many(&self, ids: &[Id]) -> Result<Vec<Option<Record>>> {
         self.check()?;
-        ids.iter().map(|&id| self.read(id)).collect()
+        ids.iter().map(|id| self.read(id)).collect()
     }
 
-    /// The next `limit` rows by ascending id, after the id `after`, that pass `filter`. Fewer come back only at the end.
-    /// Pass the last id of a page to get the next one: a row that is there all the while comes exactly once, whatever is
-    /// written in between.
+    /// The next `limit` rows after the id `after` that pass `filter`: those with integer ids first, ascending, then those
+    /// with text ids, in an order that is fixed but not alphabetical (of the texts' hashes). Fewer come back only at the
+    /// end. Pass the last id of a page to get the next one: a row that is there all the while comes exactly once, whatever
+    /// is written in between.
     ///
     /// # Errors
     /// `Invalid` for a `limit` of 0 or a filter beyond the limits, `Corruption`, `Closed`.
-    pub fn scroll(&self, after: Option<RecordId>, limit: usize, filter: Option<&Filter>) -> Result<Vec<Record>> {
+    pub fn scroll(&self, after: Option<&Id>, limit: usize, filter: Option<&Filter>) -> Result<Vec<Record>> {
         self.check()?;
         in_range("limit", limit, 1, u32::MAX as usize)?;
         filter.map_or(Ok(()), Filter::check)?;
         loop {
             let generation = self.core.generation();
             let view = generation.view();
+            let after = after.map(|id| position(&generation, id)).transpose()?;
             let slots = page(&generation, &view, after, limit, filter)?;
             let rows = slots.into_iter().map(|slot| view.with_row(slot, |row| record(&row)));
             // A row that is missing was compacted away since the view was taken: a fresh one does not have it.
@@ -157,6 +152,17 @@ impl Collection {
         ids.sort_unstable();
         Ok(ids)
     }
+}
+
+/// Where `id` is or was in the order of a scroll. The number of a text that was deleted may have been any of its places:
+/// going on after the first misses nothing.
+fn position(generation: &Generation, id: &Id) -> Result<RecordId> {
+    let found = generation.find(id)?;
+    let gone = match id {
+        Id::Int(number) => RecordId(*number),
+        Id::Text(text) => places(text).next().unwrap_or(RecordId(RecordId::FIRST_TEXT)),
+    };
+    Ok(found.record.filter(|_| found.slot.is_some()).unwrap_or(gone))
 }
 
 /// The slots of the `limit` smallest ids above `after` that pass, by id.

@@ -1,43 +1,55 @@
 //! The verbs that change rows: check the input, hold the ids, encode a batch, hand it to the write path.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
-use super::{Change, Collection, MAX_DOCUMENT_BYTES, NewRow, NewRows};
+use super::{Change, Collection, MAX_DOCUMENT_BYTES, NewRow, NewRows, OnConflict};
 use crate::commit::reserve::Reservation;
 use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::generation::Found;
 use crate::log::{Batch, FrameBuilder, NewRowRef, RowKind};
 use crate::metadata::Metadata;
 use crate::options::MAX_DIM;
-use crate::types::RecordId;
+use crate::types::{Id, RecordId};
+use crate::vectors::keys::first_place;
 
 impl Collection {
-    /// Adds one vector. When this returns, the row is on the disk and every search sees it.
+    /// Adds one vector. When this returns, the row is on the disk and every search sees it. Returns its id: the given one, or
+    /// the automatic one.
     ///
     /// # Errors
     /// `Invalid` (dimension, NaN or infinity, an id that exists), `Full`, `Io`, `Closed`; nothing was written then.
     #[allow(clippy::needless_pass_by_value)] // an owned row may one day be kept without a copy
-    pub fn add(&self, vector: &[f32], row: NewRow) -> Result<RecordId> {
+    pub fn add(&self, vector: &[f32], row: NewRow) -> Result<Id> {
         self.check()?;
         self.check_vectors(vector, Some(1))?;
         check_document(row.document.as_deref(), 0)?;
-        let (id, _held) = match row.id {
-            None => {
-                let (range, held) = self.core.reservations.automatic(1)?;
-                (RecordId(range.start), held)
-            }
-            Some(id) => (id, self.reserve_new(&[id])?),
-        };
         let mut frame = self.frame(1, row.metadata.as_ref().map_or(0, |m| m.as_json().len()));
-        frame.push(&put(id, vector, row.metadata.as_ref(), row.document.as_deref()))?;
+        let put = |record, key| put(record, key, vector, row.metadata.as_ref(), row.document.as_deref());
+        let Some(id) = row.id.clone() else {
+            let (range, _held) = self.core.reservations.automatic(1)?;
+            frame.push(&put(RecordId(range.start), None))?;
+            self.handle.engine.commit(frame.finish())?;
+            return Ok(Id::Int(range.start));
+        };
+        let held = self.hold(&[&id])?;
+        match row.on_conflict {
+            OnConflict::Skip if held.found[0].exists => return Ok(id),
+            OnConflict::Error => held.refuse_existing(&[&id])?,
+            _ => {}
+        }
+        held.reservation.insert();
+        frame.push(&put(held.found[0].record, id.text()))?;
         self.handle.engine.commit(frame.finish())?;
         Ok(id)
     }
 
-    /// Adds many vectors, row-major, all or nothing, with one fsync. Returns their ids in order.
+    /// Adds many vectors, row-major, all or nothing, with one fsync. Returns their ids in order, those of rows that were
+    /// skipped included.
     ///
     /// # Errors
     /// As [`Collection::add`]; messages about one row name it by its position in the batch.
-    pub fn add_many(&self, vectors: &[f32], rows: NewRows) -> Result<Vec<RecordId>> {
+    pub fn add_many(&self, vectors: &[f32], mut rows: NewRows) -> Result<Vec<Id>> {
         self.check()?;
         let n = self.check_vectors(vectors, None)?;
         check_count("ids", rows.ids.as_ref().map(Vec::len), n)?;
@@ -49,18 +61,27 @@ impl Collection {
         if n == 0 {
             return Ok(Vec::new());
         }
-        let (ids, _held) = match rows.ids {
-            None => {
-                let (range, held) = self.core.reservations.automatic(n)?;
-                (range.map(RecordId).collect(), held)
-            }
-            Some(ids) => {
-                let held = self.reserve_new(&ids)?;
-                (ids, held)
-            }
+        let Some(ids) = rows.ids.take() else {
+            let (range, _held) = self.core.reservations.automatic(n)?;
+            let numbered = range.clone().map(|number| (RecordId(number), None)).enumerate();
+            self.handle.engine.commit(self.encode(vectors, &rows, numbered, n)?)?;
+            return Ok(range.map(Id::Int).collect());
         };
-        let batch = self.encode(vectors, &ids, rows.metadatas.as_deref(), rows.documents.as_deref())?;
-        self.handle.engine.commit(batch)?;
+        let chosen = once_each(&ids, rows.on_conflict)?;
+        let distinct: Vec<&Id> = chosen.iter().map(|&i| &ids[i]).collect();
+        let held = self.hold(&distinct)?;
+        if rows.on_conflict == OnConflict::Error {
+            held.refuse_existing(&distinct)?;
+        }
+        let skip = rows.on_conflict == OnConflict::Skip;
+        let written = chosen.iter().zip(&held.found).filter(|(_, found)| !(skip && found.exists));
+        let written: Vec<_> = written.map(|(&i, found)| (i, (found.record, ids[i].text()))).collect();
+        if !written.is_empty() {
+            held.reservation.insert();
+            let count = written.len();
+            self.handle.engine.commit(self.encode(vectors, &rows, written.into_iter(), count)?)?;
+        }
+        drop(held);
         Ok(ids)
     }
 
@@ -68,16 +89,16 @@ impl Collection {
     ///
     /// # Errors
     /// As [`Collection::add`]; also `Invalid` when `id` does not exist and no vector is given.
-    pub fn upsert(&self, id: RecordId, change: Change) -> Result<()> {
+    pub fn upsert(&self, id: impl Into<Id>, change: Change) -> Result<()> {
+        let id = id.into();
         self.check()?;
         if let Some(vector) = &change.vector {
             self.check_vectors(vector, Some(1))?;
         }
         check_document(change.document.as_deref(), 0)?;
-        check_id(id)?;
-        let held = self.core.reservations.given(&[id]);
+        let held = self.hold(&[&id])?;
         let complete = change.vector.is_some() && change.metadata.is_some() && change.document.is_some();
-        let old = if complete { None } else { self.read(id)? };
+        let old = if complete { None } else { self.read(&id)? };
         let (old_vector, old_metadata, old_document) = match old {
             Some(r) => (Some(r.vector), r.metadata, r.document),
             None => (None, None, None),
@@ -85,31 +106,27 @@ impl Collection {
         let vector = change.vector.or(old_vector).ok_or_else(|| {
             Error::argument(format!("there is no row {id} to change; give a vector as well to insert it"))
         })?;
-        held.insert();
+        held.reservation.insert();
         let metadata = change.metadata.or(old_metadata);
         let document = change.document.or(old_document);
         let mut frame = self.frame(1, 0);
-        frame.push(&put(id, &vector, metadata.as_ref(), document.as_deref()))?;
+        frame.push(&put(held.found[0].record, id.text(), &vector, metadata.as_ref(), document.as_deref()))?;
         self.handle.engine.commit(frame.finish())
     }
 
     /// Deletes a row. `false` if there is none of that id.
-    pub fn delete(&self, id: RecordId) -> Result<bool> {
+    pub fn delete(&self, id: impl Into<Id>) -> Result<bool> {
+        let id = id.into();
         self.check()?;
-        let _held = self.core.reservations.given(&[id]);
-        if self.core.generation().ids.get(id).is_none() {
+        if !self.core.generation().find(&id)?.exists() {
+            return Ok(false);
+        }
+        let held = self.hold(&[&id])?;
+        if !held.found[0].exists {
             return Ok(false);
         }
         let mut frame = self.frame(1, 0);
-        frame.push(&NewRowRef {
-            kind: RowKind::Delete,
-            id,
-            key: None,
-            metadata: None,
-            document: None,
-            vector: None,
-            expires_ms: 0,
-        })?;
+        frame.push(&gone(held.found[0].record))?;
         self.handle.engine.commit(frame.finish())?;
         Ok(true)
     }
@@ -126,45 +143,111 @@ impl Collection {
         frame
     }
 
-    fn encode(
+    /// The rows of a batch at the positions `numbered` gives, with their record numbers and keys.
+    fn encode<'a>(
         &self,
         vectors: &[f32],
-        ids: &[RecordId],
-        metadatas: Option<&[Option<Metadata>]>,
-        documents: Option<&[Option<String>]>,
+        rows: &NewRows,
+        numbered: impl Iterator<Item = (usize, (RecordId, Option<&'a str>))>,
+        count: usize,
     ) -> Result<Batch> {
-        let text = |i: usize| metadatas.and_then(|m| m[i].as_ref());
-        let document = |i: usize| documents.and_then(|d| d[i].as_deref());
+        let metadata = |i: usize| rows.metadatas.as_ref().and_then(|m| m[i].as_ref());
+        let document = |i: usize| rows.documents.as_ref().and_then(|d| d[i].as_deref());
+        let all = vectors.len() / self.dim();
         let arena =
-            (0..ids.len()).map(|i| text(i).map_or(0, |m| m.as_json().len()) + document(i).map_or(0, str::len)).sum();
-        let mut frame = self.frame(ids.len(), arena);
-        for (i, (&id, vector)) in ids.iter().zip(vectors.chunks_exact(self.dim())).enumerate() {
-            frame.push(&put(id, vector, text(i), document(i)))?;
+            (0..all).map(|i| metadata(i).map_or(0, |m| m.as_json().len()) + document(i).map_or(0, str::len)).sum();
+        let mut frame = self.frame(count, arena);
+        for (i, (record, key)) in numbered {
+            let vector = &vectors[i * self.dim()..(i + 1) * self.dim()];
+            frame.push(&put(record, key, vector, metadata(i), document(i)))?;
         }
         Ok(frame.finish())
     }
 
-    /// Reserves ids that must not exist yet.
-    fn reserve_new(&self, ids: &[RecordId]) -> Result<Reservation<'_>> {
-        ids.iter().try_for_each(|&id| check_id(id))?;
-        let mut seen = HashSet::with_capacity(ids.len());
-        let twice: Vec<RecordId> = ids.iter().copied().filter(|id| !seen.insert(id.0)).collect();
-        if !twice.is_empty() {
-            return Err(duplicate("appear twice in the batch", &twice));
+    /// Holds `ids` (distinct), so that nobody else acts on them, and says what is known about each.
+    pub(super) fn hold(&self, ids: &[&Id]) -> Result<HeldIds<'_>> {
+        ids.iter().try_for_each(|id| check_id(id))?;
+        let mut wanted: Vec<RecordId> = ids.iter().map(|id| first_place(id)).collect();
+        loop {
+            let reservation = self.core.reservations.given(&wanted);
+            let (generation, mut taken) = (self.core.generation(), HashSet::new());
+            let mut found = Vec::with_capacity(ids.len());
+            for id in ids {
+                let Found { record, slot } = generation.find_beside(id, |place| taken.contains(&place))?;
+                let record = record.ok_or_else(|| {
+                    Error::argument(format!("the id {id:?} has the hash of too many others; use another"))
+                })?;
+                if record.is_text() {
+                    taken.insert(record);
+                }
+                found.push(FoundId { record, exists: slot.is_some() });
+            }
+            // A text that another one keeps from its first place: that other place must be held too.
+            let mut elsewhere =
+                found.iter().zip(&wanted).filter(|(f, first)| f.record != **first).map(|(f, _)| f.record);
+            if elsewhere.all(|record| wanted.contains(&record)) {
+                return Ok(HeldIds { reservation, found });
+            }
+            let more: Vec<RecordId> = found.iter().map(|f| f.record).filter(|r| !wanted.contains(r)).collect();
+            wanted.extend(more);
         }
-        let held = self.core.reservations.given(ids);
-        let generation = self.core.generation();
-        let taken: Vec<RecordId> = ids.iter().copied().filter(|&id| generation.ids.get(id).is_some()).collect();
-        if !taken.is_empty() {
-            return Err(duplicate("exist already; use upsert to replace them", &taken));
-        }
-        held.insert();
-        Ok(held)
     }
+}
+
+/// Ids that nobody else acts on while this lives.
+#[derive(Debug)]
+pub(super) struct HeldIds<'a> {
+    pub(super) reservation: Reservation<'a>,
+    /// In the order they were asked for.
+    pub(super) found: Vec<FoundId>,
+}
+
+/// A held id.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FoundId {
+    pub(super) record: RecordId,
+    /// Whether it has a row.
+    pub(super) exists: bool,
+}
+
+impl HeldIds<'_> {
+    /// Refuses if any of `ids`, which are the held ones, has a row.
+    fn refuse_existing(&self, ids: &[&Id]) -> Result<()> {
+        let taken: Vec<&Id> =
+            ids.iter().zip(&self.found).filter(|(_, found)| found.exists).map(|(id, _)| *id).collect();
+        if taken.is_empty() {
+            Ok(())
+        } else {
+            Err(duplicate("exist already; use upsert or on_conflict to go on", &taken))
+        }
+    }
+}
+
+/// The positions of `ids` to be written, each id once; an error names those that come twice where that is not allowed.
+fn once_each(ids: &[Id], on_conflict: OnConflict) -> Result<Vec<usize>> {
+    let mut seen: HashMap<&Id, usize> = HashMap::with_capacity(ids.len());
+    let mut twice = Vec::new();
+    for (i, id) in ids.iter().enumerate() {
+        match seen.entry(id) {
+            Entry::Vacant(first) => drop(first.insert(i)),
+            Entry::Occupied(mut other) => match on_conflict {
+                OnConflict::Error => twice.push(id),
+                OnConflict::Skip => {}
+                OnConflict::Replace => drop(other.insert(i)),
+            },
+        }
+    }
+    if !twice.is_empty() {
+        return Err(duplicate("appear twice in the batch", &twice));
+    }
+    let mut chosen: Vec<usize> = seen.into_values().collect();
+    chosen.sort_unstable();
+    Ok(chosen)
 }
 
 fn put<'a>(
     id: RecordId,
+    key: Option<&'a str>,
     vector: &'a [f32],
     metadata: Option<&'a Metadata>,
     document: Option<&'a str>,
@@ -172,7 +255,7 @@ fn put<'a>(
     NewRowRef {
         kind: RowKind::Put,
         id,
-        key: None,
+        key,
         metadata: metadata.map(Metadata::as_json),
         document,
         vector: Some(vector),
@@ -180,12 +263,22 @@ fn put<'a>(
     }
 }
 
-fn check_id(id: RecordId) -> Result<()> {
-    // The largest id is kept free, so that the next automatic one can always be represented.
-    if id < RecordId::MAX {
-        return Ok(());
+/// The row that deletes a record. It has no key: what is deleted leaves nothing of itself.
+pub(super) fn gone(id: RecordId) -> NewRowRef<'static> {
+    NewRowRef { kind: RowKind::Delete, id, key: None, metadata: None, document: None, vector: None, expires_ms: 0 }
+}
+
+fn check_id(id: &Id) -> Result<()> {
+    match id {
+        // The largest id is kept free, so that the next automatic one can always be represented.
+        Id::Int(number) if *number >= Id::MAX_INT => {
+            Err(Error::argument(format!("integer ids must be below {}, got {number}", Id::MAX_INT)))
+        }
+        Id::Text(text) if text.is_empty() || text.len() > Id::MAX_TEXT => {
+            Err(Error::argument(format!("a text id has 1 to {} bytes, got {}", Id::MAX_TEXT, text.len())))
+        }
+        _ => Ok(()),
     }
-    Err(Error::argument(format!("ids must be below {}, got {id}", RecordId::MAX)))
 }
 
 fn check_count(what: &str, given: Option<usize>, n: usize) -> Result<()> {
@@ -205,8 +298,8 @@ fn check_document(document: Option<&str>, row: usize) -> Result<()> {
     }
 }
 
-fn duplicate(what: &str, ids: &[RecordId]) -> Error {
-    let shown: Vec<String> = ids.iter().take(10).map(ToString::to_string).collect();
+fn duplicate(what: &str, ids: &[&Id]) -> Error {
+    let shown: Vec<String> = ids.iter().take(10).map(|id| format!("{id:?}").chars().take(80).collect()).collect();
     let more = if ids.len() > shown.len() { format!(" and {} more", ids.len() - shown.len()) } else { String::new() };
     Error::new(ErrorKind::Invalid(Subject::DuplicateId), format!("ids {}{more} {what}", shown.join(", ")))
 }

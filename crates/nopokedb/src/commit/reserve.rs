@@ -14,7 +14,7 @@ use std::sync::PoisonError;
 
 use crate::error::{Error, Result};
 use crate::sync::{Condvar, Mutex, MutexGuard};
-use crate::types::RecordId;
+use crate::types::{Id, RecordId};
 
 /// The ids in flight of one collection, and the next automatic id.
 #[derive(Debug)]
@@ -69,8 +69,8 @@ impl Reservations {
     pub(crate) fn automatic(&self, n: usize) -> Result<(Range<u64>, Reservation<'_>)> {
         let mut state = self.lock();
         let range = loop {
-            let end = state.next_id.checked_add(n as u64).filter(|&end| end <= RecordId::MAX.0);
-            let used_up = || Error::argument(format!("automatic ids are used up: the largest is {}", RecordId::MAX));
+            let end = state.next_id.checked_add(n as u64).filter(|&end| end <= Id::MAX_INT);
+            let used_up = || Error::argument(format!("automatic ids are used up: they are below {}", Id::MAX_INT));
             let range = state.next_id..end.ok_or_else(used_up)?;
             // Somebody may be about to insert one of these ids, or to be refused.
             if !state.ids.iter().any(|id| range.contains(id)) {
@@ -95,10 +95,10 @@ impl Reservations {
 }
 
 impl Reservation<'_> {
-    /// The ids held are going to be inserted: automatic ids start above them from now on.
+    /// The ids held are going to be inserted: automatic ids start above the integers among them from now on.
     pub(crate) fn insert(&self) {
         if let Held::Ids(ids) = &self.held
-            && let Some(max) = ids.iter().max()
+            && let Some(max) = ids.iter().filter(|id| !RecordId(**id).is_text()).max()
         {
             let mut state = self.owner.lock();
             state.next_id = state.next_id.max(max + 1);
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn ids_run_out_with_an_error() {
-        let r = Reservations::new(RecordId::MAX.0 - 1);
+        let r = Reservations::new(Id::MAX_INT - 1);
         assert!(r.automatic(1).is_ok());
         assert!(r.automatic(1).is_err());
     }

@@ -39,7 +39,7 @@ use crate::io::vfs::{OpenMode, Vfs};
 use crate::log::{CollectionEntry, IMPORTING, Log, LogOptions, remove_unfinished_import};
 use crate::meta::OldMetadata;
 use crate::options::{Options, narrow};
-use crate::types::RecordId;
+use crate::types::Id;
 
 pub use report::{Ids, Imported};
 
@@ -149,7 +149,7 @@ impl Plan {
         places.extend(pending.ids().map(|id| (id, From::Log)));
         let mut highest = pending.highest().max(highest_metadata.and_then(|id| u64::try_from(id).ok()));
         for element in elements {
-            if element.label > RecordId::MAX.0 {
+            if element.label > Id::MAX_INT {
                 imported.negative_ids += 1;
                 continue;
             }
@@ -163,7 +163,7 @@ impl Plan {
         }
         let mut vectors: Vec<(u64, From)> = places.into_iter().collect();
         vectors.sort_unstable_by_key(|(id, _)| *id);
-        let next_id = highest.map_or(0, |id| id.saturating_add(1).min(RecordId::MAX.0));
+        let next_id = highest.map_or(0, |id| id.saturating_add(1).min(Id::MAX_INT));
         Plan { vectors, next_id, imported }
     }
 }

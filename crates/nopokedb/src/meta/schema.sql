@@ -1,7 +1,8 @@
 -- NoPokeDB's metadata cache. Everything here is a copy of what is in log/: deleting this file loses nothing, and
 -- changing it has no effect but a rebuild. Look around with: sqlite3 meta.sqlite 'SELECT * FROM readable LIMIT 10'
 
--- One row per live record. lsn is the log's number of the operation that wrote it. hash covers the whole row.
+-- One row per live record. lsn is the log's number of the operation that wrote it. hash covers the whole row. A record
+-- with a text id has it as its key; its id is a negative number then, made of the text's hash.
 CREATE TABLE records(
     lsn        INTEGER PRIMARY KEY,
     collection INTEGER NOT NULL,
@@ -42,7 +43,7 @@ CREATE TABLE state(
 ) STRICT;
 
 CREATE VIEW readable AS
-    SELECT collection, id, key, metadata, document,
+    SELECT collection, coalesce(key, id) AS id, metadata, document,
            strftime('%Y-%m-%d %H:%M:%f', expires_ms / 1000.0, 'unixepoch') AS expires, lsn
     FROM records
-    ORDER BY collection, id;
+    ORDER BY collection, records.id;

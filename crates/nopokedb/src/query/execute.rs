@@ -14,6 +14,7 @@ use crate::query::matches::{FilterCache, Passing};
 use crate::query::request::{Hit, Query};
 use crate::query::stages::Chosen;
 use crate::types::{Metric, Slot};
+use crate::vectors::keys::public_id;
 use crate::vectors::view::View;
 
 /// Rows that are compared one by one, in full precision, rather than by a scan: so many at least, or this part of all. A
@@ -163,7 +164,7 @@ impl Scope<'_> {
         let include = query.include;
         let metadata = row.metadata.filter(|_| include.metadata);
         Hit {
-            id: row.id,
+            id: public_id(row.id, row.key),
             score: self.metric.score(distance),
             distance,
             metadata: metadata.map(|text| Metadata::from_stored(text.into())),

@@ -5,7 +5,7 @@ use crate::filter::values::Path;
 use crate::filter::{Filter, Scalar};
 use crate::metadata::Metadata;
 use crate::options::in_range;
-use crate::types::RecordId;
+use crate::types::Id;
 
 /// How to search. Build one with [`Query::default`] (`k` = 5) and change what you need.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,9 +33,9 @@ pub struct Query {
     /// Rows that hits are to be near to, as one more way to say what is looked for: with `p` the mean of their vectors (and
     /// of the query's, if one is given) and `n` that of `negative`, the query is `p + (p - n)`, or `p` where there are no
     /// negative ones. Under cosine each is scaled to length 1 first. The rows themselves are left out of the answer.
-    pub positive: Vec<RecordId>,
+    pub positive: Vec<Id>,
     /// Rows that hits are to be away from. They are left out of the answer.
-    pub negative: Vec<RecordId>,
+    pub negative: Vec<Id>,
 }
 
 /// Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): of the rows nearest to the query, those are chosen one
@@ -161,7 +161,7 @@ impl Query {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hit {
     /// The row's id.
-    pub id: RecordId,
+    pub id: Id,
     /// Higher is better: `1 - distance` for cosine, `-distance` for l2 and ip.
     pub score: f32,
     /// `1 - cos`, squared l2 or `1 - dot`, computed from the stored f32 vectors.

@@ -5,6 +5,7 @@ pub(crate) mod chunked;
 pub(crate) mod code_query;
 pub(crate) mod codes;
 pub(crate) mod ids;
+pub(crate) mod keys;
 pub(crate) mod rotate;
 pub(crate) mod rows;
 pub(crate) mod view;

@@ -41,6 +41,12 @@ impl View<'_> {
         self.rows.with_segment(slot, &self.segments, |segment, offset| read(segment.row_at_vector(offset)?))
     }
 
+    /// Whether the key of a slot's record is `key`; `None` if compaction has dropped the row.
+    pub(crate) fn has_key(&self, slot: Slot, key: &str) -> Result<Option<bool>> {
+        let read = |segment: &Arc<Segment>, offset| Ok(segment.text_at_vector(offset)?.key == Some(key));
+        self.rows.with_segment(slot, &self.segments, read)
+    }
+
     /// Calls `read` with the metadata of a slot; `None` if compaction has dropped the row.
     pub(crate) fn with_metadata<R>(&self, slot: Slot, read: impl FnOnce(Option<&str>) -> R) -> Result<Option<R>> {
         let read = |segment: &Arc<Segment>, offset| Ok(read(segment.text_at_vector(offset)?.metadata));

@@ -159,9 +159,9 @@ pub fn in_any_order((db, disk): Recovered, seen: &Seen<'_, Write>) -> impl Parti
 fn goes_on(db: Database, disk: &SimDisk, least: &Model) {
     static CALLS: AtomicUsize = AtomicUsize::new(0);
     let id = db.collection().add(&vector(1e6), NewRow { metadata: tag(0), ..NewRow::default() }).unwrap();
-    assert!(id.0 >= least.0[&0].next, "the id {id} was given before");
+    assert!(id.int().unwrap() >= least.0[&0].next, "the id {id} was given before");
     let hit = &db.collection().query(&vector(1e6), &Query::nearest(1)).unwrap()[0];
-    assert_eq!((hit.id, hit.distance), (id, 0.0));
+    assert_eq!((&hit.id, hit.distance), (&id, 0.0));
     // Now and then through a close and one more opening.
     if CALLS.fetch_add(1, Relaxed).is_multiple_of(16) {
         let before = served(&db);

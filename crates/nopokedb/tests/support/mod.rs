@@ -6,8 +6,8 @@ pub mod writer;
 use std::collections::BTreeMap;
 
 use nopokedb::{
-    Change, Collection, CollectionOptions, Database, Filter, Metadata, Metric, NewRow, NewRows, Options, Query,
-    RecordId, Result,
+    Change, Collection, CollectionOptions, Database, Filter, Id, Metadata, Metric, NewRow, NewRows, Options, Query,
+    Result,
 };
 
 /// Dimension of every vector in these tests.
@@ -179,26 +179,26 @@ pub fn perform(db: &Database, write: &Write) -> Result<()> {
         Write::Add(c, x) => on(c)?.add(&vector(*x), NewRow { metadata: tag(0), ..NewRow::default() }).map(drop),
         Write::Batch(c, xs) => add_many(&on(c)?, xs.iter().copied(), None),
         Write::Given(c, rows) => {
-            let ids = rows.iter().map(|r| RecordId(r.0)).collect();
+            let ids = rows.iter().map(|r| Id::Int(r.0)).collect();
             add_many(&on(c)?, rows.iter().map(|r| r.1), Some(ids))
         }
         Write::Upsert(c, id, x) => {
-            let change = Change { vector: Some(vector(*x).to_vec()), metadata: tag(1), document: None };
-            on(c)?.upsert(RecordId(*id), change)
+            let change = Change { vector: Some(vector(*x).to_vec()), metadata: tag(1), ..Change::default() };
+            on(c)?.upsert(Id::Int(*id), change)
         }
-        Write::Retag(c, id, n) => on(c)?.upsert(RecordId(*id), Change { metadata: tag(*n), ..Change::default() }),
+        Write::Retag(c, id, n) => on(c)?.upsert(Id::Int(*id), Change { metadata: tag(*n), ..Change::default() }),
         Write::Document(c, id, len) => {
-            on(c)?.upsert(RecordId(*id), Change { document: Some(document(*len)), ..Change::default() })
+            on(c)?.upsert(Id::Int(*id), Change { document: Some(document(*len)), ..Change::default() })
         }
-        Write::Delete(c, id) => on(c)?.delete(RecordId(*id)).map(drop),
+        Write::Delete(c, id) => on(c)?.delete(Id::Int(*id)).map(drop),
         Write::DeleteWhere(c, tag) => on(c)?.delete_where(&Filter::field("tag").eq(i64::from(*tag))).map(drop),
     }
 }
 
-fn add_many(c: &Collection, xs: impl Iterator<Item = f32>, ids: Option<Vec<RecordId>>) -> Result<()> {
+fn add_many(c: &Collection, xs: impl Iterator<Item = f32>, ids: Option<Vec<Id>>) -> Result<()> {
     let vectors: Vec<f32> = xs.flat_map(vector).collect();
     let metadatas = Some(vec![tag(0); vectors.len() / DIM]);
-    c.add_many(&vectors, NewRows { ids, metadatas, documents: None }).map(drop)
+    c.add_many(&vectors, NewRows { ids, metadatas, ..NewRows::default() }).map(drop)
 }
 
 /// What a database serves, read in every way there is, each compared with the others.
@@ -221,15 +221,15 @@ pub fn served_by(c: &Collection) -> BTreeMap<u64, Row> {
     let hits = c.query(&vector(at), &Query::nearest(len + 10)).unwrap();
     let exact = c.query(&vector(at), &Query { exact: true, ..Query::nearest(len + 10) }).unwrap();
     let sorted = |hits: &[nopokedb::Hit]| {
-        let mut ids: Vec<u64> = hits.iter().map(|h| h.id.0).collect();
+        let mut ids: Vec<u64> = hits.iter().map(|h| h.id.int().unwrap()).collect();
         ids.sort_unstable();
         ids
     };
     assert_eq!(sorted(&hits), sorted(&exact), "search and exact search find different rows");
     assert!(hits.windows(2).all(|w| w[0].distance <= w[1].distance), "hits are not in order");
     for hit in hits {
-        let row = c.get(hit.id).unwrap().expect("a hit can be got");
-        assert!(c.contains(hit.id).unwrap());
+        let row = c.get(&hit.id).unwrap().expect("a hit can be got");
+        assert!(c.contains(&hit.id).unwrap());
         assert_eq!(hit.metadata, row.metadata, "a hit and its row differ");
         assert_eq!((row.vector.len(), row.vector[1]), (DIM, 1.0));
         let (x, distance) = (row.vector[0], (row.vector[0] - at).powi(2));
@@ -238,7 +238,7 @@ pub fn served_by(c: &Collection) -> BTreeMap<u64, Row> {
         let text = row.document.unwrap_or_default();
         assert!(text.is_empty() || text == document(text.len()), "a document changed");
         let row = Row { x, tag: u32::try_from(tag).unwrap(), document: text.len() };
-        assert!(rows.insert(hit.id.0, row).is_none(), "a hit came twice");
+        assert!(rows.insert(hit.id.int().unwrap(), row).is_none(), "a hit came twice");
     }
     assert_eq!(rows.len(), len, "search and len() disagree");
     rows

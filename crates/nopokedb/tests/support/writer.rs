@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use nopokedb::{Database, RecordId};
+use nopokedb::{Database, Id};
 
 use super::{Model, Rng, Row, Write, options, perform, served};
 
@@ -55,7 +55,7 @@ pub fn write_if_asked() {
 
 fn work(db: &Database, t: u64, i: u64) {
     let write = operation(t, i);
-    let missing = matches!(write, Write::Document(_, id, _) if !db.collection().contains(RecordId(id)).unwrap());
+    let missing = matches!(write, Write::Document(_, id, _) if !db.collection().contains(Id::Int(id)).unwrap());
     if !missing {
         perform(db, &write).unwrap();
     }
