@@ -1,10 +1,11 @@
 //! What the engine answers, as Python objects.
 
-use nopokedb::{Hit, Include, Record, Scalar, Stats};
+use nopokedb::{Explanation, Facet, Hit, Include, Record, Scalar, Stats};
 use numpy::PyArray1;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyList};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyDict, PyList, PyType};
 
 use crate::ids;
 use crate::json::Reader;
@@ -74,6 +75,43 @@ pub(crate) fn records<'py>(
             (Some(found), Some(include)) => Some(record(&mut reader, py, &found, include)?.into_any()),
         };
         list.append(row)?;
+    }
+    Ok(list)
+}
+
+/// The list of hits, of the class that has a place for how they were found.
+pub(crate) fn explained<'py>(hits: &Bound<'py, PyList>, told: &Explanation) -> PyResult<Bound<'py, PyList>> {
+    static HITS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = hits.py();
+    let dict = PyDict::new(py);
+    dict.set_item("plan", told.plan.name())?;
+    dict.set_item("rows", told.rows)?;
+    dict.set_item("matches", told.matches)?;
+    dict.set_item("ef", told.ef)?;
+    dict.set_item("searches", told.searches)?;
+    dict.set_item("candidates", told.candidates)?;
+    dict.set_item("rows_scanned", told.rows_scanned)?;
+    dict.set_item("code_distances", told.code_distances)?;
+    dict.set_item("exact_distances", told.exact_distances)?;
+    let stages = PyDict::new(py);
+    for (name, took) in &told.stages {
+        stages.set_item(name, took.as_secs_f64() * 1e6)?;
+    }
+    dict.set_item("stages_us", stages)?;
+    dict.set_item("total_us", told.total.as_secs_f64() * 1e6)?;
+    let explained = HITS.import(py, "nopokedb.hits", "Hits")?.call1((hits,))?;
+    explained.setattr("explanation", dict)?;
+    Ok(explained.cast_into::<PyList>()?)
+}
+
+/// Values and their counts, as dicts.
+pub(crate) fn facets<'py>(py: Python<'py>, facets: &[Facet]) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    for facet in facets {
+        let dict = PyDict::new(py);
+        dict.set_item(intern!(py, "value"), scalar(py, &facet.value)?)?;
+        dict.set_item(intern!(py, "count"), facet.count)?;
+        list.append(dict)?;
     }
     Ok(list)
 }

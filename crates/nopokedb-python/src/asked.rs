@@ -28,6 +28,8 @@ pub(crate) struct Asked<'py> {
     negative: Option<Bound<'py, PyAny>>,
     rerank: Option<Bound<'py, PyAny>>,
     rerank_factor: Option<Bound<'py, PyAny>>,
+    recall: Option<Bound<'py, PyAny>>,
+    explain: Option<Bound<'py, PyAny>>,
 }
 
 impl<'py> Asked<'py> {
@@ -54,6 +56,8 @@ impl<'py> Asked<'py> {
                 "negative" => &mut asked.negative,
                 "rerank" => &mut asked.rerank,
                 "rerank_factor" => &mut asked.rerank_factor,
+                "recall" => &mut asked.recall,
+                "explain" if method == "query" => &mut asked.explain,
                 other => {
                     let message = format!("{method}() got an unexpected keyword argument '{other}'");
                     return Err(PyTypeError::new_err(message));
@@ -69,7 +73,12 @@ impl<'py> Asked<'py> {
         let usual = Query::default();
         Ok(Query {
             k: self.k.as_ref().map_or(Ok(usual.k), |k| rows::count("k", 1, k))?,
-            ef: Some(self.ef.as_ref().map_or(Ok(ef), |ef| rows::count("ef", 1, ef))?),
+            ef: match (&self.ef, &self.recall) {
+                (Some(ef), _) => Some(rows::count("ef", 1, ef)?),
+                (None, Some(_)) => None,
+                (None, None) => Some(ef),
+            },
+            recall: self.recall.as_ref().map(|recall| number("recall", recall)).transpose()?,
             filter: self.filter.as_ref().map(filter).transpose()?,
             min_score: self.min_score.as_ref().map(|limit| number("min_score", limit)).transpose()?,
             max_distance: self.max_distance.as_ref().map(|limit| number("max_distance", limit)).transpose()?,
@@ -81,6 +90,11 @@ impl<'py> Asked<'py> {
             positive: self.positive.as_ref().map_or(Ok(Vec::new()), |ids| examples("positive", ids))?,
             negative: self.negative.as_ref().map_or(Ok(Vec::new()), |ids| examples("negative", ids))?,
         })
+    }
+
+    /// Whether the caller wants to know how it was answered.
+    pub(crate) fn explains(&self) -> PyResult<bool> {
+        self.explain.as_ref().map_or(Ok(false), |explain| flag("explain", explain))
     }
 
     fn group(&self) -> PyResult<Option<Grouping>> {

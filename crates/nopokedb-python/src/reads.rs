@@ -1,6 +1,7 @@
 //! What asks: queries, counts, look-ups.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use nopokedb::Query;
 use pyo3::exceptions::PyTypeError;
@@ -18,8 +19,8 @@ impl NoPokeDB {
     #[pyo3(
         signature = (vector=None, k=None, ef=None, **named),
         text_signature = "($self, vector=None, k=5, ef=None, *, where=None, min_score=None, max_distance=None, offset=0, \
-                          include=None, exact=False, mmr=None, group_by=None, group_size=1, positive=None, negative=None, \
-                          rerank=None, rerank_factor=4)"
+                          include=None, exact=False, recall=None, mmr=None, group_by=None, group_size=1, positive=None, \
+                          negative=None, rerank=None, rerank_factor=4, explain=False)"
     )]
     fn query<'py>(
         &self,
@@ -40,9 +41,23 @@ impl NoPokeDB {
         let rerank = asked.rerank()?;
         let wider = rerank.as_ref().map(|rerank| rerank.wider(py, &query)).transpose()?;
         let sought = wider.as_ref().unwrap_or(&query);
-        let hits = opened.run(py, |o| o.collection.query(&vector, sought))?;
-        let hits = answers::hits(&mut Reader::new(py), py, &hits, sought.include)?;
-        rerank.map_or(Ok(hits.clone()), |rerank| rerank.apply(&hits, &query))
+        let (found, explanation) = if asked.explains()? {
+            let (hits, explanation) = opened.run(py, |o| o.collection.explain(&vector, sought))?;
+            (hits, Some(explanation))
+        } else {
+            (opened.run(py, |o| o.collection.query(&vector, sought))?, None)
+        };
+        let start = Instant::now();
+        let hits = answers::hits(&mut Reader::new(py), py, &found, sought.include)?;
+        let dicts = start.elapsed();
+        let hits = rerank.as_ref().map_or(Ok(hits.clone()), |rerank| rerank.apply(&hits, &query))?;
+        let Some(mut explanation) = explanation else { return Ok(hits) };
+        explanation.stages.push(("dicts", dicts));
+        if rerank.is_some() {
+            explanation.stages.push(("rerank", start.elapsed() - dicts));
+        }
+        explanation.total += start.elapsed();
+        answers::explained(&hits, &explanation)
     }
 
     /// `query` for many vectors at once, all in one snapshot.
@@ -52,7 +67,7 @@ impl NoPokeDB {
     /// vectors : array_like of shape (n, dim)
     /// where : dict or str, or a list of n of them (or None), optional
     ///     One filter for all, or one for each.
-    /// k, ef, min_score, max_distance, offset, include, exact, mmr, group_by, group_size, rerank, rerank_factor
+    /// k, ef, min_score, max_distance, offset, include, exact, recall, mmr, group_by, group_size, rerank, rerank_factor
     ///     As in `query`. `rerank` is called with the hits of one vector after the other.
     ///
     /// Returns
@@ -76,7 +91,8 @@ impl NoPokeDB {
     #[pyo3(
         signature = (vectors, k=None, ef=None, **named),
         text_signature = "($self, vectors, k=5, ef=None, *, where=None, min_score=None, max_distance=None, offset=0, \
-                          include=None, exact=False, mmr=None, group_by=None, group_size=1, rerank=None, rerank_factor=4)"
+                          include=None, exact=False, recall=None, mmr=None, group_by=None, group_size=1, rerank=None, \
+                          rerank_factor=4)"
     )]
     fn query_many<'py>(
         &self,
@@ -120,6 +136,24 @@ impl NoPokeDB {
     fn count(&self, py: Python<'_>, r#where: Option<&Bound<'_, PyAny>>) -> PyResult<usize> {
         let filter = r#where.map(asked::filter).transpose()?;
         self.opened(py)?.run(py, |o| o.collection.count(filter.as_ref()))
+    }
+
+    #[doc = include_str!("docs/facets.txt")]
+    #[pyo3(
+        signature = (field, r#where=None, *, limit=None),
+        text_signature = "($self, field, where=None, *, limit=100)"
+    )]
+    fn facets<'py>(
+        &self,
+        py: Python<'py>,
+        field: &Bound<'py, PyAny>,
+        r#where: Option<&Bound<'py, PyAny>>,
+        limit: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let (field, filter) = (rows::document("field", field)?, r#where.map(asked::filter).transpose()?);
+        let limit = limit.map_or(Ok(100), |limit| rows::count("limit", 1, limit))?;
+        let facets = self.opened(py)?.run(py, |o| o.collection.facets(&field, filter.as_ref(), limit))?;
+        answers::facets(py, &facets)
     }
 
     #[doc = include_str!("docs/scroll.txt")]

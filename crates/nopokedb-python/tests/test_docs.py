@@ -14,7 +14,8 @@ import pytest
 import nopokedb
 from nopokedb import NoPokeDB
 
-DOCUMENTED = {"nopokedb": nopokedb, "NoPokeDB": NoPokeDB}
+DOCUMENTED = {"nopokedb": nopokedb, "NoPokeDB": NoPokeDB, "Hits": nopokedb.Hits}
+DOCUMENTED["AsyncNoPokeDB"] = nopokedb.AsyncNoPokeDB
 DOCUMENTED.update({f"NoPokeDB.{name}": member for name, member in vars(NoPokeDB).items() if not name.startswith("_")})
 
 

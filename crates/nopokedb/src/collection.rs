@@ -1,6 +1,7 @@
 //! A collection's public verbs: check the input, then hand it to the write path (`write`) or the search; `select` has those
 //! about many rows.
 
+mod facets;
 mod select;
 mod write;
 
@@ -16,10 +17,13 @@ use crate::log::RowView;
 use crate::metadata::Metadata;
 use crate::query::examples::Blend;
 use crate::query::execute::{self, Filters, Scope, Sought};
+use crate::query::explain::{Explanation, Trace};
 use crate::query::request::{Hit, Query};
 use crate::types::{Id, Metric, Slot, Tokenizer};
 use crate::vectors::keys::public_id;
 use crate::vectors::view::View;
+
+pub use facets::Facet;
 
 /// The largest document: one row must fit a log frame.
 pub const MAX_DOCUMENT_BYTES: usize = 32 << 20;
@@ -194,6 +198,18 @@ impl Collection {
         Ok(self.search(vector, shared(query), query)?.pop().unwrap_or_default())
     }
 
+    /// [`Collection::query`], and how it was answered.
+    ///
+    /// # Errors
+    /// As [`Collection::query`].
+    pub fn explain(&self, vector: &[f32], query: &Query) -> Result<(Vec<Hit>, Explanation)> {
+        self.check()?;
+        self.check_vector(vector, query)?;
+        query.validate()?;
+        let (mut hits, explanation) = self.search_traced(vector, shared(query), query, Trace::on)?;
+        Ok((hits.pop().unwrap_or_default(), explanation))
+    }
+
     /// [`Collection::query`] for many vectors, row-major.
     pub fn query_many(&self, vectors: &[f32], query: &Query) -> Result<Vec<Vec<Hit>>> {
         self.check()?;
@@ -220,10 +236,28 @@ impl Collection {
 
     /// The hits of each of `vectors`, all in one snapshot; `filters` stand for that of `query`.
     fn search(&self, vectors: &[f32], filters: Filters<'_>, query: &Query) -> Result<Vec<Vec<Hit>>> {
+        Ok(self.search_traced(vectors, filters, query, Trace::default)?.0)
+    }
+
+    /// [`Collection::search`], written along in a `trace`.
+    fn search_traced(
+        &self,
+        vectors: &[f32],
+        filters: Filters<'_>,
+        query: &Query,
+        trace: fn() -> Trace,
+    ) -> Result<(Vec<Vec<Hit>>, Explanation)> {
         loop {
             let generation = self.core.generation();
-            let (index, cache) = (&generation.index, &generation.filters);
-            let scope = Scope { index, view: generation.view(), filters: cache, metric: self.metric(), ef: self.ef() };
+            let scope = Scope {
+                index: &generation.index,
+                view: generation.view(),
+                filters: &generation.filters,
+                calibration: &generation.calibration,
+                trace: trace(),
+                metric: self.metric(),
+                ef: self.ef(),
+            };
             let (mut sought, mut blended) = (Sought { vectors, filters, without: &[] }, None);
             if query.has_examples() {
                 let Some(found) = self.blend(&generation, &scope.view, vectors, query)? else { continue };
@@ -231,7 +265,8 @@ impl Collection {
                 (sought.vectors, sought.without) = (&*vectors, &*without);
             }
             if let Some(hits) = execute::run(&scope, sought, query)? {
-                return Ok(hits);
+                scope.trace.tell(|told| told.rows = scope.view.snapshot.live as usize);
+                return Ok((hits, scope.trace.finish()));
             }
         }
     }

@@ -18,6 +18,7 @@ use crate::index::{Image, Index, IndexParams};
 use crate::log::Segment;
 use crate::log::{FrameView, RowKind};
 use crate::query::matches::FilterCache;
+use crate::query::target::Calibration;
 use crate::types::{Id, Lsn, RecordId, Slot};
 use crate::vectors::ids::IdMap;
 use crate::vectors::keys::places;
@@ -34,6 +35,8 @@ pub(crate) struct Generation {
     pub(crate) snapshot: ArcSwap<Snapshot>,
     /// Which slots pass the filters used last.
     pub(crate) filters: FilterCache,
+    /// What it takes to reach a recall.
+    pub(crate) calibration: Calibration,
     segments: SharedSegments,
     /// How many slots were dead at the last repair of the graph.
     repaired: AtomicU32,
@@ -72,6 +75,7 @@ impl Generation {
             ids,
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             filters: FilterCache::default(),
+            calibration: Calibration::default(),
             segments: segments.clone(),
             repaired: AtomicU32::new(0),
         }

@@ -34,13 +34,14 @@ mod vectors;
 mod verify;
 
 pub use backup::Backup;
-pub use collection::{Change, Collection, MAX_DOCUMENT_BYTES, NewRow, NewRows, OnConflict, Record};
+pub use collection::{Change, Collection, Facet, MAX_DOCUMENT_BYTES, NewRow, NewRows, OnConflict, Record};
 pub use database::Database;
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use filter::{Field, Filter, Scalar};
 pub use import::{Ids, Imported};
 pub use metadata::{MAX_DEPTH, MAX_METADATA_BYTES, Metadata};
 pub use options::{CollectionOptions, MAX_DIM, Options};
+pub use query::explain::{Explanation, Plan};
 pub use query::request::{Diversity, Grouping, Hit, Include, Query};
 pub use stats::Stats;
 pub use types::{CollectionId, Id, Lsn, Metric, SegmentNo, Slot, Tokenizer};

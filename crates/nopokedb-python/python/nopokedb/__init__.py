@@ -28,7 +28,14 @@ from ._nopokedb import (
     __version__,
 )
 
+# Type checkers know the name; importing `typing` takes longer than it is worth.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .aio import AsyncNoPokeDB
+    from .hits import Hits
+
 __all__ = [
+    "AsyncNoPokeDB",
     "BackupReport",
     "CheckReport",
     "ClosedError",
@@ -37,6 +44,7 @@ __all__ = [
     "DuplicateIdError",
     "EmptyError",
     "FilterError",
+    "Hits",
     "InvalidError",
     "LockedError",
     "MetadataError",
@@ -46,3 +54,16 @@ __all__ = [
     "StorageFullError",
     "__version__",
 ]
+
+
+def __getattr__(name):
+    # Imported when asked for: asyncio takes longer to import than all the rest.
+    if name == "AsyncNoPokeDB":
+        from .aio import AsyncNoPokeDB
+
+        return AsyncNoPokeDB
+    if name == "Hits":
+        from .hits import Hits
+
+        return Hits
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

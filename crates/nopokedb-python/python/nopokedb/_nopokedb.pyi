@@ -32,6 +32,10 @@ class FullHit(Hit, total=False):
     group: Union[str, int, float, bool, None]
     rerank_score: float
 
+class Facet(TypedDict):
+    value: Union[str, int, float, bool, None]
+    count: int
+
 class Row(TypedDict, total=False):
     id: Union[int, str]
     metadata: Optional[dict[str, Any]]
@@ -150,6 +154,7 @@ class NoPokeDB:
         offset: SupportsIndex = 0,
         include: Optional[_Include] = None,
         exact: bool = False,
+        recall: Optional[SupportsFloat] = None,
         mmr: Union[SupportsFloat, _Mmr, None] = None,
         group_by: Optional[str] = None,
         group_size: SupportsIndex = 1,
@@ -157,6 +162,7 @@ class NoPokeDB:
         negative: Union[_Id, Iterable[_Id], None] = None,
         rerank: Optional[_Rerank] = None,
         rerank_factor: SupportsIndex = 4,
+        explain: bool = False,
     ) -> list[FullHit]: ...
     def query_many(
         self,
@@ -170,6 +176,7 @@ class NoPokeDB:
         offset: SupportsIndex = 0,
         include: Optional[_Include] = None,
         exact: bool = False,
+        recall: Optional[SupportsFloat] = None,
         mmr: Union[SupportsFloat, _Mmr, None] = None,
         group_by: Optional[str] = None,
         group_size: SupportsIndex = 1,
@@ -177,6 +184,7 @@ class NoPokeDB:
         rerank_factor: SupportsIndex = 4,
     ) -> list[list[FullHit]]: ...
     def count(self, where: Optional[_Filter] = None) -> int: ...
+    def facets(self, field: str, where: Optional[_Filter] = None, *, limit: SupportsIndex = 100) -> list[Facet]: ...
     def scroll(
         self,
         where: Optional[_Filter] = None,

@@ -101,9 +101,10 @@ impl Collection {
             include: Include { metadata: false, document: false, vector: false },
             filter: query.filter.clone(),
             ef: query.ef,
+            recall: query.recall,
             ..Query::default()
         };
-        let exact = Query { exact: true, ..with_itself.clone() };
+        let exact = Query { exact: true, recall: None, ..with_itself.clone() };
         let (mut found, mut wanted) = (0u32, 0u32);
         let vectors = self.sample(sample, query.filter.as_ref())?;
         let (found_all, best_all) = (self.query_many(&vectors, &with_itself)?, self.query_many(&vectors, &exact)?);

@@ -25,6 +25,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod topk;
+mod work;
 
 use std::fmt;
 use std::path::Path;
@@ -55,6 +56,7 @@ use plan::{Costs, MEASURED_EF, MEASURED_K, MEASURED_QUERIES, Plan};
 use scan::{FlatScratch, Lane};
 use space::{Space, Stored};
 use topk::TopK;
+pub(crate) use work::Way;
 
 /// Below this many rows a scan of the codes costs about as much as a walk (under 50 us on the machines measured) and misses
 /// nothing, whatever the data, so no graph is built.
@@ -150,6 +152,7 @@ pub(crate) struct Scratch {
     walker: Walker,
     top: TopK,
     pub(crate) flat: FlatScratch,
+    way: Way,
 }
 
 impl Scratch {
@@ -413,6 +416,7 @@ impl Index {
     ) -> Result<Vec<(f32, Slot)>> {
         self.space.probe(vector, &mut scratch.probe.exact)?;
         scratch.top.reset(k);
+        scratch.way = Way::Gather;
         for slot in slots.filter(|slot| view.is_live(*slot)) {
             if let Some(distance) = self.space.exact(&scratch.probe.exact, slot.0)? {
                 scratch.top.offer(distance, slot.0);
@@ -442,6 +446,7 @@ impl Index {
     ) -> Result<Vec<(f32, Slot)>> {
         self.space.probe(vector, &mut scratch.probe.exact)?;
         scratch.top.reset(k);
+        scratch.way = Way::Scan;
         self.scan(0, vector, k, view, scratch)?;
         Ok(answer(&mut scratch.top))
     }
@@ -457,6 +462,7 @@ impl Index {
     ) -> Result<Vec<(f32, Slot)>> {
         self.space.probe(vector, &mut scratch.probe.exact)?;
         scratch.top.reset(k);
+        scratch.way = Way::Graph;
         let graph_len = self.graph.len().min(view.len());
         self.scan(graph_len, vector, k, view, scratch)?;
         let Scratch { probe, walker, top, .. } = scratch;

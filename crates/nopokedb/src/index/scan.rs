@@ -73,6 +73,8 @@ pub(crate) struct FlatScratch {
     /// Exact distances computed by the last search, and rows whose nibbles it compared one by one.
     pub(crate) exact: usize,
     pub(crate) refined: usize,
+    /// Rows whose codes it compared in order.
+    pub(crate) coded: usize,
 }
 
 /// One query on its way.
@@ -99,12 +101,12 @@ impl Lane<'_> {
         scratch.offered.clear();
         scratch.best.clear();
         scratch.settled = false;
-        (scratch.exact, scratch.refined) = (0, 0);
+        (scratch.exact, scratch.refined, scratch.coded) = (0, 0, rows);
     }
 
     /// Offers every live row of `slots`.
     pub(crate) fn offer_all(&mut self, slots: Range<u32>, view: &dyn Visibility) -> Result<()> {
-        (self.scratch.exact, self.scratch.refined) = (slots.len(), 0);
+        (self.scratch.exact, self.scratch.refined, self.scratch.coded) = (slots.len(), 0, 0);
         for slot in slots {
             if view.is_live(Slot(slot))
                 && let Some(distance) = self.space.exact(self.probe, slot)?

@@ -22,6 +22,7 @@ pub(crate) struct TopK {
     k: usize,
     bound: f32,
     entries: Vec<Scored>,
+    offers: usize,
 }
 
 impl TopK {
@@ -30,6 +31,12 @@ impl TopK {
         self.k = k;
         self.bound = if k == 0 { f32::NEG_INFINITY } else { f32::INFINITY };
         self.entries.clear();
+        self.offers = 0;
+    }
+
+    /// How many rows were offered.
+    pub(crate) fn offers(&self) -> usize {
+        self.offers
     }
 
     /// A distance above this cannot be in the answer.
@@ -41,6 +48,7 @@ impl TopK {
     /// Takes a row into account.
     #[inline]
     pub(crate) fn offer(&mut self, distance: f32, slot: u32) {
+        self.offers += 1;
         if distance > self.bound {
             return;
         }

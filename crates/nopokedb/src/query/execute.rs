@@ -10,9 +10,11 @@ use crate::filter::Filter;
 use crate::index::{Index, Scratch};
 use crate::log::RowView;
 use crate::metadata::Metadata;
+use crate::query::explain::Trace;
 use crate::query::matches::{FilterCache, Passing};
 use crate::query::request::{Hit, Query};
 use crate::query::stages::Chosen;
+use crate::query::target::{Calibration, Effort};
 use crate::types::{Metric, Slot};
 use crate::vectors::keys::public_id;
 use crate::vectors::view::View;
@@ -33,6 +35,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) index: &'a Index,
     pub(crate) view: View<'a>,
     pub(crate) filters: &'a FilterCache,
+    pub(crate) calibration: &'a Calibration,
+    pub(crate) trace: Trace,
     pub(crate) metric: Metric,
     /// The beam width of a query that gives none.
     pub(crate) ef: usize,
@@ -94,8 +98,13 @@ impl Scope<'_> {
         query: &Query,
         scratches: &mut Vec<Scratch>,
     ) -> Result<Vec<Vec<(f32, Slot)>>> {
-        if matches!(filters, Filters::Shared(None)) && !query.exact {
-            return self.index.search_many(vectors, k, query.ef.unwrap_or(self.ef), &self.view, scratches);
+        if matches!(filters, Filters::Shared(None))
+            && let Effort::Beam(ef) = self.effort(k, query)?
+        {
+            self.trace.mark("plan");
+            let nearest = self.index.search_many(vectors, k, ef, &self.view, scratches)?;
+            self.trace.searched(&scratches[0], nearest.iter().map(Vec::len).sum(), false, ef);
+            return Ok(nearest);
         }
         let vectors = vectors.chunks_exact(self.index.params().dim).enumerate();
         vectors.map(|(i, vector)| self.nearest(vector, k, filters.of(i), query, &mut scratches[0])).collect()
@@ -128,6 +137,7 @@ impl Scope<'_> {
                 None => return Ok(None),
             }
         }
+        self.trace.mark("rows");
         Ok(Some(hits))
     }
 
@@ -140,24 +150,48 @@ impl Scope<'_> {
         scratch: &mut Scratch,
     ) -> Result<Vec<(f32, Slot)>> {
         let Scope { index, view, .. } = self;
-        let ef = query.ef.unwrap_or(self.ef);
+        let effort = self.effort(k, query)?;
+        let ef = if let Effort::Beam(ef) = effort { ef } else { 0 };
         let Some(filter) = filter else {
-            return match query.exact {
-                true => index.search_exact(vector, k, view, scratch),
-                false => index.search(vector, k, ef, view, scratch),
-            };
+            self.trace.mark("plan");
+            let nearest = match effort {
+                Effort::Beam(ef) => index.search(vector, k, ef, view, scratch),
+                Effort::Scan => index.search_flat(vector, k, view, scratch),
+                Effort::Exact => index.search_exact(vector, k, view, scratch),
+            }?;
+            self.trace.searched(scratch, nearest.len(), true, ef);
+            return Ok(nearest);
         };
+        self.trace.mark("plan");
         let matches = self.filters.matches(filter, view)?;
         let passing = matches.count();
+        self.trace.mark("filter");
+        self.trace.tell(|told| told.matches = Some(matches.live(view).count()));
         let k = k.min(passing);
         if k == 0 {
             return Ok(Vec::new());
         }
         let few = GATHER_AT_LEAST.max(view.snapshot.len as usize / GATHER_PART);
-        if query.exact || passing <= few {
-            return index.search_slots(vector, k, matches.slots(view.snapshot.len), view, scratch);
+        let some = Passing { view, matches: &matches };
+        let nearest = match effort {
+            _ if passing <= few || effort == Effort::Exact => {
+                index.search_slots(vector, k, matches.slots(view.snapshot.len), view, scratch)
+            }
+            // What was measured without a filter says nothing about walks with one.
+            _ if query.recall.is_some() => index.search_flat(vector, k, &some, scratch),
+            _ => index.search_some(vector, k, ef, passing, &some, scratch),
+        }?;
+        self.trace.searched(scratch, nearest.len(), effort == Effort::Exact, ef);
+        Ok(nearest)
+    }
+
+    /// How to search for `k` rows.
+    fn effort(&self, k: usize, query: &Query) -> Result<Effort> {
+        match query.recall {
+            _ if query.exact => Ok(Effort::Exact),
+            Some(target) => self.calibration.effort(target, k, self.index, &self.view),
+            None => Ok(Effort::Beam(query.ef.unwrap_or(self.ef))),
         }
-        index.search_some(vector, k, ef, passing, &Passing { view, matches: &matches }, scratch)
     }
 
     fn hit(&self, row: &RowView<'_>, distance: f32, query: &Query) -> Hit {

@@ -24,6 +24,9 @@ pub struct Query {
     pub include: Include,
     /// Beam width in the graph: higher is more exact and slower. `None` uses the database's.
     pub ef: Option<usize>,
+    /// The share of the nearest rows to be found, in place of `ef`: above 0, at most 1. What that takes is measured on the
+    /// collection when first asked for, and again once it has grown by a quarter.
+    pub recall: Option<f32>,
     /// Compares with every row in full precision, whatever indexes exist.
     pub exact: bool,
     /// Hits that are unlike each other, by maximal marginal relevance, in the order in which they are chosen.
@@ -92,6 +95,7 @@ impl Default for Query {
             max_distance: None,
             include: Include::default(),
             ef: None,
+            recall: None,
             exact: false,
             diversity: None,
             group: None,
@@ -124,6 +128,15 @@ impl Query {
         }
         self.filter.as_ref().map_or(Ok(()), Filter::check)?;
         self.validate_stages()?;
+        match self.recall {
+            Some(recall) if !(recall > 0.0 && recall <= 1.0) => {
+                return Err(Error::argument(format!("recall must be above 0 and at most 1, got {recall}")));
+            }
+            Some(_) if self.ef.is_some() => {
+                return Err(Error::argument("recall says what is to be found, ef how hard to look; give one of them"));
+            }
+            _ => {}
+        }
         self.ef.map_or(Ok(()), |ef| in_range("ef", ef, 1, 65_536))
     }
 

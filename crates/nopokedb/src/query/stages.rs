@@ -66,6 +66,7 @@ impl Scope<'_> {
                             break;
                         }
                     }
+                    self.trace.mark("group");
                     if !is_all && !groups.are_full() {
                         looked_at = looked_at.saturating_mul(GROWTH).min(live);
                         continue;
@@ -102,6 +103,7 @@ impl Scope<'_> {
             similarities.iter_mut().for_each(|distance| *distance = self.metric.score(*distance));
             Ok(found)
         })?;
+        self.trace.mark("mmr");
         Ok(order.map(|order| order.into_iter().skip(query.offset).map(|row| chosen[row].clone()).collect()))
     }
 }
