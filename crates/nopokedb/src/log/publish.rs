@@ -142,7 +142,8 @@ impl Log {
                 Err(failed) => return Err(failed.error),
             }
         }
-        for number in manifest::numbers(&*self.vfs, &self.dir)?.into_iter().skip(2) {
+        // The change stands: not to find the old manifests is no reason to call it refused. The next one removes them.
+        for number in manifest::numbers(&*self.vfs, &self.dir).unwrap_or_default().into_iter().skip(2) {
             // An old manifest that stays is never the highest.
             let _ = remove_if_there(&*self.vfs, &manifest::path_of(&self.dir, number));
         }

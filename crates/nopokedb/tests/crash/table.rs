@@ -197,6 +197,19 @@ fn each_failing_call_has_the_outcome_that_the_table_says() {
 }
 
 #[test]
+fn a_change_that_is_published_is_not_refused_because_old_manifests_cannot_be_listed() {
+    let disk = SimDisk::new();
+    let db = open_on(Arc::new(disk.clone())).unwrap();
+    let calls = disk.calls();
+    disk.fail_if(move |c| (c.number >= calls && c.kind == CallKind::List).then_some(Fault::EIO));
+    perform(&db, &Create(1)).expect("the manifest is there");
+    disk.clear_faults();
+    assert!(served(&db).contains_key(&1));
+    let left = disk.kill_at(disk.ops());
+    assert!(served(&open_on(Arc::new(left)).unwrap()).contains_key(&1));
+}
+
+#[test]
 fn a_failed_write_that_cannot_be_cut_back_stops_all_writing() {
     for cut in [CallKind::SetLen, CallKind::Sync] {
         let disk = SimDisk::new();
