@@ -1,6 +1,7 @@
 //! A collection's public verbs: check the input, then hand it to the write path (`write`) or the search; `select` has those
 //! about many rows.
 
+pub(crate) mod batch;
 mod facets;
 mod select;
 mod write;

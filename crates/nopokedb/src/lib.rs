@@ -34,6 +34,7 @@ mod vectors;
 mod verify;
 
 pub use backup::Backup;
+pub use collection::batch::WriteBatch;
 pub use collection::{Change, Collection, Facet, MAX_DOCUMENT_BYTES, NewRow, NewRows, OnConflict, Record};
 pub use database::Database;
 pub use error::{Error, ErrorKind, Result, Subject};

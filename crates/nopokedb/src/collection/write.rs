@@ -245,7 +245,7 @@ fn once_each(ids: &[Id], on_conflict: OnConflict) -> Result<Vec<usize>> {
     Ok(chosen)
 }
 
-fn put<'a>(
+pub(super) fn put<'a>(
     id: RecordId,
     key: Option<&'a str>,
     vector: &'a [f32],
@@ -288,7 +288,7 @@ fn check_count(what: &str, given: Option<usize>, n: usize) -> Result<()> {
     }
 }
 
-fn check_document(document: Option<&str>, row: usize) -> Result<()> {
+pub(super) fn check_document(document: Option<&str>, row: usize) -> Result<()> {
     match document {
         Some(text) if text.len() > MAX_DOCUMENT_BYTES => Err(Error::argument(format!(
             "the document of row {row} has {} bytes; the limit is {MAX_DOCUMENT_BYTES}",
@@ -298,7 +298,7 @@ fn check_document(document: Option<&str>, row: usize) -> Result<()> {
     }
 }
 
-fn duplicate(what: &str, ids: &[&Id]) -> Error {
+pub(super) fn duplicate(what: &str, ids: &[&Id]) -> Error {
     let shown: Vec<String> = ids.iter().take(10).map(|id| format!("{id:?}").chars().take(80).collect()).collect();
     let more = if ids.len() > shown.len() { format!(" and {} more", ids.len() - shown.len()) } else { String::new() };
     Error::new(ErrorKind::Invalid(Subject::DuplicateId), format!("ids {}{more} {what}", shown.join(", ")))

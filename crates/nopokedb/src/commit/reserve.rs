@@ -97,9 +97,14 @@ impl Reservations {
 impl Reservation<'_> {
     /// The ids held are going to be inserted: automatic ids start above the integers among them from now on.
     pub(crate) fn insert(&self) {
-        if let Held::Ids(ids) = &self.held
-            && let Some(max) = ids.iter().filter(|id| !RecordId(**id).is_text()).max()
-        {
+        if let Held::Ids(ids) = &self.held {
+            self.insert_some(ids.iter().map(|&id| RecordId(id)));
+        }
+    }
+
+    /// [`Reservation::insert`] for some of the ids held.
+    pub(crate) fn insert_some(&self, records: impl Iterator<Item = RecordId>) {
+        if let Some(RecordId(max)) = records.filter(|record| !record.is_text()).max() {
             let mut state = self.owner.lock();
             state.next_id = state.next_id.max(max + 1);
             drop(state);

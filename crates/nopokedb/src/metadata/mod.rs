@@ -97,6 +97,29 @@ impl Metadata {
         }
     }
 
+    /// This with the members of `set`: in the place of its own of the same names, or at the end; and without those that
+    /// `remove` names.
+    pub(crate) fn merged(&self, set: &Metadata, remove: &[String]) -> Result<Metadata> {
+        // Invariant 1: of two checked texts, names are equal if and only if they are spelled alike.
+        let mut members: Vec<(&str, &str)> = self.members().texts().collect();
+        members.retain(|(name, _)| !remove.iter().any(|gone| view::text_of(name) == gone.as_str()));
+        for (name, value) in set.members().texts() {
+            match members.iter_mut().find(|(old, _)| *old == name) {
+                Some(member) => member.1 = value,
+                None => members.push((name, value)),
+            }
+        }
+        let members: Vec<String> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        let text = format!("{{{}}}", members.join(","));
+        if text.len() > MAX_METADATA_BYTES {
+            return Err(invalid(format!(
+                "metadata would have {} bytes; the limit is {MAX_METADATA_BYTES}",
+                text.len()
+            )));
+        }
+        Ok(Metadata { text: text.into() })
+    }
+
     /// The members, read from the text without building anything.
     pub(crate) fn members(&self) -> Members<'_> {
         match Json::of(&self.text) {

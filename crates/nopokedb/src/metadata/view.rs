@@ -63,6 +63,21 @@ impl Members<'_> {
 }
 
 impl<'a> Members<'a> {
+    /// The members as they stand in the text: raw key and raw value.
+    pub(crate) fn texts(mut self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        std::iter::from_fn(move || {
+            let text = skip(self.rest);
+            if !text.starts_with('"') {
+                return None;
+            }
+            let (key, rest) = text.split_at(string_end(text));
+            let value = skip(rest);
+            let (_, rest) = Json::split(value);
+            self.rest = rest;
+            Some((inside(key), &value[..value.len() - rest.len()]))
+        })
+    }
+
     /// The value of `key` (unescaped), if there is one.
     pub(crate) fn get(self, key: &str) -> Option<Json<'a>> {
         self.into_iter().find(|(raw, _)| *raw == key || (raw.contains('\\') && text_of(raw) == key)).map(|(_, v)| v)
