@@ -16,6 +16,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::errors::{invalid, raise};
 use crate::opened::{Given, Named, Opened};
+use crate::progress::Progress;
 use crate::{answers, ids, rows};
 
 #[doc = include_str!("docs/NoPokeDB.txt")]
@@ -147,6 +148,8 @@ impl NoPokeDB {
     /// ----------
     /// timeout : float, optional
     ///     Seconds; None waits as long as it takes. Ctrl-C ends the waiting.
+    /// progress : True or callable, optional
+    ///     True draws a bar on stderr; a function is called with (rows in the graph, rows). What it raises ends the waiting.
     ///
     /// Returns
     /// -------
@@ -159,10 +162,17 @@ impl NoPokeDB {
     /// >>> ids = db.add_many(np.random.rand(100, 2))
     /// >>> db.wait_indexed(timeout=30)
     /// True
-    #[pyo3(signature = (timeout=None))]
-    fn wait_indexed(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+    #[pyo3(signature = (timeout=None, *, progress=None))]
+    fn wait_indexed(
+        &self,
+        py: Python<'_>,
+        timeout: Option<f64>,
+        progress: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
         let timeout = timeout.map(|timeout| rows::seconds(py, timeout)).transpose()?;
-        self.opened(py)?.wait_indexed(py, timeout)
+        let mut progress = Progress::new("wait_indexed", progress)?;
+        let outcome = self.opened(py)?.wait_indexed(py, timeout, &mut progress);
+        progress.outcome(outcome)
     }
 
     /// Counters of what the database holds and uses: rows, bytes of the log, memory by part.

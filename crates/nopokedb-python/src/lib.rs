@@ -9,6 +9,7 @@
 //! | `errors.rs` | error kinds to exceptions, in one table |
 //! | `vectors.rs` | arrays and lists to rows of float32 |
 //! | `asked.rs` | what a query asks for: filters, limits, what hits carry |
+//! | `progress.rs` | how far a long call is |
 //! | `rerank.rs` | hits in the order of the caller's own function |
 //! | `ids.rs` | ids, and what is done where they exist |
 //! | `rows.rs` | counts, seconds, documents, lists of metadata |
@@ -27,6 +28,7 @@ mod errors;
 mod ids;
 mod json;
 mod opened;
+mod progress;
 mod reads;
 mod rerank;
 mod rows;

@@ -12,6 +12,7 @@ use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 
 use crate::errors::{invalid, raise};
+use crate::progress::Progress;
 use crate::rows;
 
 /// How often a waiting call looks whether Ctrl-C was pressed.
@@ -171,15 +172,27 @@ impl Opened {
     }
 
     /// Waits in slices, so that Ctrl-C is heard.
-    pub(crate) fn wait_indexed(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<bool> {
+    pub(crate) fn wait_indexed(
+        &self,
+        py: Python<'_>,
+        timeout: Option<Duration>,
+        progress: &mut Progress,
+    ) -> PyResult<bool> {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             let left = end.map_or(SIGNAL_CHECK, |end| end.saturating_duration_since(Instant::now()));
-            if self.run(py, |o| o.database.wait_indexed(Some(left.min(SIGNAL_CHECK))))? {
-                return Ok(true);
+            let is_done = self.run(py, |o| o.database.wait_indexed(Some(left.min(SIGNAL_CHECK))))?;
+            if progress.is_told() {
+                let stats = self.run(py, |o| o.collection.stats())?;
+                let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+                let all = count(stats.graph_rows + stats.tail_rows);
+                let done = if is_done { all } else { count(stats.graph_rows) };
+                if progress.tell(done, all).is_break() {
+                    return Ok(is_done);
+                }
             }
-            if end.is_some_and(|end| Instant::now() >= end) {
-                return Ok(false);
+            if is_done || end.is_some_and(|end| Instant::now() >= end) {
+                return Ok(is_done);
             }
             py.check_signals()?;
         }

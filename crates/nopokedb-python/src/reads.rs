@@ -11,6 +11,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::asked::{self, Asked};
 use crate::database::NoPokeDB;
 use crate::json::Reader;
+use crate::progress::Progress;
 use crate::{answers, ids, rows, vectors};
 
 #[pymethods]
@@ -245,8 +246,8 @@ impl NoPokeDB {
 
     #[doc = include_str!("docs/recall.txt")]
     #[pyo3(
-        signature = (k=None, sample=None, r#where=None, ef=None),
-        text_signature = "($self, k=10, sample=200, where=None, ef=None)"
+        signature = (k=None, sample=None, r#where=None, ef=None, *, progress=None),
+        text_signature = "($self, k=10, sample=200, where=None, ef=None, *, progress=None)"
     )]
     fn recall(
         &self,
@@ -255,6 +256,7 @@ impl NoPokeDB {
         sample: Option<&Bound<'_, PyAny>>,
         r#where: Option<&Bound<'_, PyAny>>,
         ef: Option<&Bound<'_, PyAny>>,
+        progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<f64> {
         let opened = self.opened(py)?;
         let mut asked = Asked::new("recall", None, ef, None)?;
@@ -262,6 +264,9 @@ impl NoPokeDB {
         let k = k.map_or(Ok(10), |k| rows::count("k", 1, k))?;
         let query = Query { k, ..asked.query(opened.ef.load(Relaxed))? };
         let sample = sample.map_or(Ok(200), |sample| rows::count("sample", 1, sample))?;
-        opened.run(py, |o| o.collection.recall(sample, &query))
+        let mut progress = Progress::new("recall", progress)?;
+        let recall =
+            opened.run(py, |o| o.collection.recall_watched(sample, &query, &mut |done, all| progress.tell(done, all)));
+        progress.outcome(recall)
     }
 }

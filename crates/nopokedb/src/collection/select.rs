@@ -4,10 +4,11 @@
 //! no row is deleted that does not pass at that moment.
 
 use std::collections::BinaryHeap;
+use std::ops::ControlFlow;
 
 use super::write::gone;
 use super::{Collection, Record, record};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::generation::Generation;
 use crate::options::in_range;
@@ -17,6 +18,9 @@ use crate::types::{Id, RecordId, Slot};
 use crate::vectors::Visibility;
 use crate::vectors::keys::places;
 use crate::vectors::view::View;
+
+/// Searches between two words about the progress.
+const WATCHED: usize = 8;
 
 impl Collection {
     /// How many rows pass `filter`; without one, how many there are.
@@ -93,6 +97,16 @@ impl Collection {
     /// # Errors
     /// As [`Collection::query`]; also `Invalid` for a `sample` of 0.
     pub fn recall(&self, sample: usize, query: &Query) -> Result<f64> {
+        self.recall_watched(sample, query, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// [`Collection::recall`], telling `progress` how many searches are done, and of how many. Breaking ends it with an error.
+    pub fn recall_watched(
+        &self,
+        sample: usize,
+        query: &Query,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<f64> {
         self.check()?;
         in_range("sample", sample, 1, u32::MAX as usize)?;
         query.validate()?;
@@ -107,14 +121,23 @@ impl Collection {
         let exact = Query { exact: true, recall: None, ..with_itself.clone() };
         let (mut found, mut wanted) = (0u32, 0u32);
         let vectors = self.sample(sample, query.filter.as_ref())?;
-        let (found_all, best_all) = (self.query_many(&vectors, &with_itself)?, self.query_many(&vectors, &exact)?);
-        for (hits, best) in found_all.iter().zip(&best_all) {
-            let Some(last) = best.last().filter(|_| best.len() > 1) else { continue };
-            // By distance, for of equally near rows any will do.
-            let right = hits.iter().filter(|hit| hit.distance <= last.distance).count();
-            found += u32::try_from(right.min(best.len()).saturating_sub(1)).unwrap_or(0);
-            wanted += u32::try_from(best.len() - 1).unwrap_or(0);
+        let (mut done, all) = (0, vectors.len() / self.dim());
+        for vectors in vectors.chunks(WATCHED * self.dim()) {
+            if progress(done, all).is_break() {
+                return Err(Error::argument("stopped by what was told the progress"));
+            }
+            done += vectors.len() / self.dim();
+            let (found_all, best_all) = (self.query_many(vectors, &with_itself)?, self.query_many(vectors, &exact)?);
+            for (hits, best) in found_all.iter().zip(&best_all) {
+                let Some(last) = best.last().filter(|_| best.len() > 1) else { continue };
+                // By distance, for of equally near rows any will do.
+                let right = hits.iter().filter(|hit| hit.distance <= last.distance).count();
+                found += u32::try_from(right.min(best.len()).saturating_sub(1)).unwrap_or(0);
+                wanted += u32::try_from(best.len() - 1).unwrap_or(0);
+            }
         }
+        // There is nothing left to stop.
+        let _ = progress(all, all);
         Ok(if wanted == 0 { 1.0 } else { f64::from(found) / f64::from(wanted) })
     }
 

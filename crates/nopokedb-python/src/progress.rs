@@ -1,0 +1,61 @@
+//! Long calls that say how far they are: to a function of the caller's, or to a bar on stderr.
+//!
+//! Invariant: whatever the function raises (Ctrl-C too) ends the call and comes out of it.
+
+use std::ops::ControlFlow;
+
+use pyo3::prelude::*;
+use pyo3::types::PyBool;
+
+use crate::errors::{invalid, type_name};
+
+/// What is told the progress, if anything is.
+#[derive(Default)]
+pub(crate) struct Progress {
+    function: Option<Py<PyAny>>,
+    raised: Option<PyErr>,
+}
+
+impl Progress {
+    /// `True` is a bar called `what`; `None` and `False` are nothing.
+    pub(crate) fn new(what: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Progress> {
+        let Some(value) = value else { return Ok(Progress::default()) };
+        let py = value.py();
+        let function = match value.cast::<PyBool>() {
+            Ok(on) if !on.is_true() => return Ok(Progress::default()),
+            Ok(_) => py.import("nopokedb.progress")?.getattr("Bar")?.call1((what,))?,
+            Err(_) if value.is_callable() => value.clone(),
+            Err(_) => {
+                let message = format!("progress must be True or a function of (done, total), got {}", type_name(value));
+                return Err(invalid(py, message));
+            }
+        };
+        Ok(Progress { function: Some(function.unbind()), raised: None })
+    }
+
+    /// Whether anything is.
+    pub(crate) fn is_told(&self) -> bool {
+        self.function.is_some()
+    }
+
+    /// Says that `done` of `total` are done. The caller holds no lock of Python's.
+    pub(crate) fn tell(&mut self, done: usize, total: usize) -> ControlFlow<()> {
+        let Some(function) = &self.function else { return ControlFlow::Continue(()) };
+        let told = Python::attach(|py| {
+            py.check_signals()?;
+            function.call1(py, (done, total)).map(drop)
+        });
+        match told {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                self.raised = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// The call's outcome, or what the function raised.
+    pub(crate) fn outcome<T>(self, outcome: PyResult<T>) -> PyResult<T> {
+        self.raised.map_or(outcome, Err)
+    }
+}
