@@ -39,19 +39,19 @@ impl NoPokeDB {
     #[new]
     #[pyo3(
         signature = (*_args, **_kwargs),
-        text_signature = "(dim, max_elements=10000, path='./data', space='cosine', M=None, ef_construction=None, ef=50, *, \
-                          tokenizer=None, timeout=0, force=False)"
+        text_signature = "(dim=None, max_elements=10000, path='./data', space='cosine', M=None, ef_construction=None, ef=50, *, \
+                          tokenizer=None, timeout=0, force=False, read_only=False)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         NoPokeDB { opened: OnceLock::new() }
     }
 
-    #[pyo3(signature = (dim, max_elements=None, path=None, space=None, M=None, ef_construction=None, ef=None, *, tokenizer=None, timeout=0.0, force=false))]
+    #[pyo3(signature = (dim=None, max_elements=None, path=None, space=None, M=None, ef_construction=None, ef=None, *, tokenizer=None, timeout=0.0, force=false, read_only=false))]
     #[allow(clippy::too_many_arguments, non_snake_case)] // the signature of 0.5.1
     fn __init__(
         &self,
         py: Python<'_>,
-        dim: &Bound<'_, PyAny>,
+        dim: Option<&Bound<'_, PyAny>>,
         max_elements: Option<&Bound<'_, PyAny>>,
         path: Option<&Bound<'_, PyAny>>,
         space: Option<&Bound<'_, PyAny>>,
@@ -61,11 +61,13 @@ impl NoPokeDB {
         tokenizer: Option<&Bound<'_, PyAny>>,
         timeout: f64,
         force: bool,
+        read_only: bool,
     ) -> PyResult<()> {
         if self.opened.get().is_some() {
             return Err(invalid(py, "this handle is open already; make another one"));
         }
-        let given = Given { dim, max_elements, path, space, m: M, ef_construction, ef, tokenizer, timeout, force };
+        let given =
+            Given { dim, max_elements, path, space, m: M, ef_construction, ef, tokenizer, timeout, force, read_only };
         let opened = Opened::open(py, &given)?;
         // Of two threads racing here the second one's handle is dropped.
         let _ = self.opened.set(opened);
@@ -122,6 +124,34 @@ impl NoPokeDB {
     /// >>> NoPokeDB(dim=2, path="save").save()
     fn save(&self, py: Python<'_>) -> PyResult<()> {
         self.opened(py)?.run(py, |o| o.database.save())
+    }
+
+    /// See at once what other processes wrote.
+    ///
+    /// With `read_only=True` searches are at most a second behind the process that writes; after this call they see everything
+    /// that was acknowledged before it. A handle that writes sees everything anyway.
+    ///
+    /// Raises
+    /// ------
+    /// ClosedError
+    ///     The handle was closed, or the directory was moved, deleted or replaced by another database.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="refresh")
+    /// >>> reader = NoPokeDB(path="refresh", read_only=True)
+    /// >>> id = db.add([1, 0])
+    /// >>> reader.refresh()
+    /// >>> len(reader)
+    /// 1
+    fn refresh(&self, py: Python<'_>) -> PyResult<()> {
+        self.opened(py)?.run(py, |o| o.database.refresh())
+    }
+
+    /// Whether the handle was opened with `read_only=True`.
+    #[getter]
+    fn read_only(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.opened(py)?.database.is_read_only())
     }
 
     /// Write the caches and let the directory go. Closing again does nothing; any other call raises ClosedError.

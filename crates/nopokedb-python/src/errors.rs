@@ -58,6 +58,11 @@ const TABLE: &[Exception] = &[
         "The handle was closed, carried over a fork, or a failed fsync made it unusable. Open the directory again.",
     ),
     Exception(
+        "ReadOnlyError",
+        &["NoPokeDBError", "RuntimeError"],
+        "A write through a handle that was opened with read_only=True.",
+    ),
+    Exception(
         "StorageError",
         &["NoPokeDBError", "OSError"],
         "The operating system refused to read or write. `errno` is set where it gave a code.",
@@ -81,6 +86,7 @@ fn exception_of(kind: ErrorKind) -> &'static str {
         ErrorKind::Invalid(Subject::Metadata) => "MetadataError",
         ErrorKind::Invalid(Subject::DuplicateId) => "DuplicateIdError",
         ErrorKind::Invalid(Subject::Filter) => "FilterError",
+        ErrorKind::Invalid(Subject::ReadOnly) => "ReadOnlyError",
         ErrorKind::Invalid(_) => "InvalidError",
         ErrorKind::Empty => "EmptyError",
         ErrorKind::Locked => "LockedError",

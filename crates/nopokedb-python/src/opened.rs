@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use nopokedb::{Collection, CollectionOptions, Database, Error, Metric, Options, Result, Tokenizer};
-use pyo3::exceptions::PyUserWarning;
+use pyo3::exceptions::{PyTypeError, PyUserWarning};
 use pyo3::prelude::*;
 
 use crate::errors::{invalid, raise};
@@ -20,7 +20,7 @@ const SIGNAL_CHECK: Duration = Duration::from_millis(50);
 
 /// What was given to `NoPokeDB(...)`; `None` is the default.
 pub(crate) struct Given<'a, 'py> {
-    pub(crate) dim: &'a Bound<'py, PyAny>,
+    pub(crate) dim: Option<&'a Bound<'py, PyAny>>,
     pub(crate) max_elements: Option<&'a Bound<'py, PyAny>>,
     pub(crate) path: Option<&'a Bound<'py, PyAny>>,
     pub(crate) space: Option<&'a Bound<'py, PyAny>>,
@@ -30,11 +30,21 @@ pub(crate) struct Given<'a, 'py> {
     pub(crate) tokenizer: Option<&'a Bound<'py, PyAny>>,
     pub(crate) timeout: f64,
     pub(crate) force: bool,
+    pub(crate) read_only: bool,
 }
 
 impl Given<'_, '_> {
     fn options(&self, py: Python<'_>) -> PyResult<Options> {
-        let mut options = Options::new(rows::count("dim", 1, self.dim)?);
+        let mut options = match self.dim {
+            Some(dim) => Options::new(rows::count("dim", 1, dim)?),
+            None if self.read_only && self.space.is_none() => Options::reading(),
+            None => {
+                // What Python says of a missing argument.
+                let message = "NoPokeDB() needs dim; only with read_only=True may it be left out, and space with it";
+                return Err(PyTypeError::new_err(message));
+            }
+        };
+        options.read_only = self.read_only;
         if let Some(space) = self.space {
             options.metric = metric(space)?;
         }

@@ -1,6 +1,7 @@
 //! The background worker: one thread per open database that does what no caller should wait for.
 //!
-//! In order of urgency: rows from the tail into the graph, footers of sealed segments, compaction, the idle watermark.
+//! In order of urgency: rows from the tail into the graph, footers of sealed segments, compaction, the idle watermark. In a
+//! database that is only read: what the writer did since, then memory alone.
 //!
 //! Invariants:
 //! 1. Nothing here is needed for durability or for a right answer; a crash between any two steps loses only work.
@@ -100,11 +101,11 @@ impl Background {
         self.lock().last_error.clone()
     }
 
-    /// Waits to be woken. With `idle_work` left to do, gives up after [`IDLE`] and answers `true`.
-    fn sleep(&self, idle_work: bool) -> bool {
+    /// Waits to be woken, or for `limit`: then the answer is `true`.
+    fn sleep(&self, limit: Option<Duration>) -> bool {
         let state = self.lock();
-        let mut state = if idle_work {
-            self.changed.wait_timeout_while(state, IDLE, |s| !s.woken).unwrap_or_else(PoisonError::into_inner).0
+        let mut state = if let Some(limit) = limit {
+            self.changed.wait_timeout_while(state, limit, |s| !s.woken).unwrap_or_else(PoisonError::into_inner).0
         } else {
             self.changed.wait_while(state, |s| !s.woken).unwrap_or_else(PoisonError::into_inner)
         };
@@ -116,12 +117,18 @@ impl Background {
 fn run(engine: &Engine) {
     let mut idle_work = false;
     loop {
-        let idle = engine.background.sleep(idle_work);
+        let idle = engine.background.sleep(engine.poll().or(idle_work.then_some(IDLE)));
         if engine.background.stop.load(SeqCst) {
             return;
         }
         let round = engine.background.pause();
-        let outcome = if idle { engine.idle_round().map(|()| false) } else { engine.busy_round().map(|()| true) };
+        let outcome = if engine.follower.is_some() {
+            engine.follow_round().map(|()| false)
+        } else if idle {
+            engine.idle_round().map(|()| false)
+        } else {
+            engine.busy_round().map(|()| true)
+        };
         drop(round);
         let mut state = engine.background.lock();
         idle_work = *outcome.as_ref().unwrap_or(&false);
@@ -141,8 +148,8 @@ impl Engine {
         }
     }
 
-    /// Work that came with writes: graphs first, then whatever makes the directory and memory smaller.
-    fn busy_round(&self) -> Result<()> {
+    /// Moves tail rows into the graphs.
+    pub(crate) fn index_tails(&self) -> Result<()> {
         for collection in self.all_collections() {
             let generation = collection.generation();
             while generation.lag(generation.index.len()) > 0 && !self.background.stop.load(SeqCst) {
@@ -151,14 +158,26 @@ impl Engine {
                 self.background.changed.notify_all();
             }
         }
+        Ok(())
+    }
+
+    /// Takes dead rows out of the graphs where they are many.
+    pub(crate) fn repair_worn_graphs(&self) -> Result<()> {
+        for generation in self.all_collections().iter().map(|c| c.generation()).filter(|g| g.wants_repair()) {
+            generation.repair(self.build_threads(), &self.background.stop)?;
+        }
+        Ok(())
+    }
+
+    /// Work that came with writes: graphs first, then whatever makes the directory and memory smaller.
+    fn busy_round(&self) -> Result<()> {
+        self.index_tails()?;
         if self.background.stop.load(SeqCst) {
             return Ok(());
         }
         self.seal_segments()?;
         self.rebuild_collections()?;
-        for generation in self.all_collections().iter().map(|c| c.generation()).filter(|g| g.wants_repair()) {
-            generation.repair(self.build_threads(), &self.background.stop)?;
-        }
+        self.repair_worn_graphs()?;
         self.compact_log()?;
         self.checkpoint_if_due()
     }

@@ -30,6 +30,8 @@ pub(crate) struct ImageOf<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) database: [u8; 16],
     pub(crate) collection: CollectionId,
+    /// Nothing is removed, useless as it may be.
+    pub(crate) read_only: bool,
 }
 
 impl ImageOf<'_> {
@@ -73,6 +75,9 @@ impl ImageOf<'_> {
 
     /// Removes an image that is of no use any more.
     pub(crate) fn remove(&self, lsn: Lsn) -> Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
         let path = self.path(lsn);
         self.vfs.remove_file(&path).context("remove", &path)
     }
@@ -151,7 +156,7 @@ impl Engine {
     /// Writes the caches: SQLite first, then the images.
     pub(crate) fn checkpoint(&self) -> Result<()> {
         let sqlite = self.applier.checkpoint();
-        let database = self.lock_log().db_uuid();
+        let database = self.place_of_images()?;
         for collection in self.all_collections() {
             self.image_of(database, &collection).write(&collection)?;
         }
@@ -166,14 +171,21 @@ impl Engine {
             let written = *collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
             let new = (0..graph_len).rev().take_while(|&slot| generation.rows.lsn(Slot(slot)) > written).count();
             if new >= MIN_NEW_SLOTS.max(graph_len / 4) as usize {
-                let database = self.lock_log().db_uuid();
+                let database = self.place_of_images()?;
                 self.image_of(database, &collection).write(&collection)?;
             }
         }
         Ok(())
     }
 
+    /// The database's identity, if its directory is still where it was opened.
+    fn place_of_images(&self) -> Result<[u8; 16]> {
+        let log = self.lock_log();
+        log.check_in_place()?;
+        Ok(log.db_uuid())
+    }
+
     pub(crate) fn image_of(&self, database: [u8; 16], collection: &CollectionCore) -> ImageOf<'_> {
-        ImageOf { vfs: &*self.vfs, dir: self.dir(), database, collection: collection.id }
+        ImageOf { vfs: &*self.vfs, dir: self.dir(), database, collection: collection.id, read_only: false }
     }
 }

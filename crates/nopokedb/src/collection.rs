@@ -112,6 +112,12 @@ impl Collection {
         Ok(())
     }
 
+    /// As [`Collection::check`], at the head of a verb that writes.
+    fn check_writing(&self) -> Result<()> {
+        self.handle.check_writing()?;
+        self.check()
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.core.name

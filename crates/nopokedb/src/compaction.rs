@@ -46,6 +46,7 @@ impl Engine {
             let keep = |lsn: Lsn, collection: CollectionId| views.get(&collection).is_some_and(|kept| kept.holds(lsn));
             let (job, older) = {
                 let mut log = self.lock_log();
+                log.check_in_place()?;
                 let dead = dead_rows(&log);
                 let job = log.plan_compaction(&segments, &|no| count(&dead, no))?;
                 let older: Vec<_> =

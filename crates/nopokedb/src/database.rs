@@ -40,7 +40,8 @@ pub(crate) struct Handle {
 type Registered = Arc<Mutex<Weak<Engine>>>;
 
 /// The directories this process has open, so that a second opening shares the engine instead of failing on its own lock.
-static OPEN: LazyLock<Mutex<HashMap<PathBuf, Registered>>> = LazyLock::new(Mutex::default);
+/// Those who only read have an engine of their own, also beside a writer: it would hold the writer's lock otherwise.
+static OPEN: LazyLock<Mutex<HashMap<(PathBuf, bool), Registered>>> = LazyLock::new(Mutex::default);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -56,14 +57,19 @@ impl Database {
         options.validate()?;
         let path = path.as_ref();
         let vfs: Arc<dyn Vfs> = Arc::new(Disk);
-        crate::recover::prepare_directory(&*vfs, path, &options)?;
+        prepare(&*vfs, path, &options)?;
         let canonical = Disk.canonical(path).context("look at", path)?;
-        let registered = lock(&OPEN).entry(canonical.clone()).or_default().clone();
+        let registered = lock(&OPEN).entry((canonical.clone(), options.read_only)).or_default().clone();
         let mut open = lock(&registered);
-        let engine = match open.upgrade().filter(|e| e.process.check().is_ok() && !e.is_shut()) {
+        let engine = match open.upgrade().filter(|e| e.process.check().is_ok() && !e.is_shut() && e.is_in_place()) {
             Some(engine) => {
                 engine.check_stored(&options)?;
                 engine.handle_opened();
+                engine
+            }
+            None if options.read_only => {
+                let engine = Engine::open_reading(vfs, &canonical, &options)?;
+                *open = Arc::downgrade(&engine);
                 engine
             }
             None => {
@@ -82,8 +88,12 @@ impl Database {
     #[doc(hidden)]
     pub fn open_on(vfs: Arc<dyn Vfs>, path: &Path, options: Options) -> Result<Database> {
         options.validate()?;
-        crate::recover::prepare_directory(&*vfs, path, &options)?;
-        let engine = Engine::open(vfs, path, &options, MetaLocation::Memory)?;
+        prepare(&*vfs, path, &options)?;
+        let engine = if options.read_only {
+            Engine::open_reading(vfs, path, &options)?
+        } else {
+            Engine::open(vfs, path, &options, MetaLocation::Memory)?
+        };
         Ok(Self::with_engine(engine, options, None))
     }
 
@@ -125,7 +135,7 @@ impl Database {
     /// Drops a collection with all its rows; `false` if there is none of that name. Handles to it refuse everything from
     /// then on. The default collection cannot be dropped.
     pub fn drop_collection(&self, name: &str) -> Result<bool> {
-        self.handle.check()?;
+        self.handle.check_writing()?;
         self.handle.engine.drop_collection(name)
     }
 
@@ -133,6 +143,21 @@ impl Database {
     pub fn collections(&self) -> Result<Vec<String>> {
         self.handle.check()?;
         Ok(self.handle.engine.collection_names())
+    }
+
+    /// Makes everything visible that was acknowledged before this call, by this process or another. Without it a handle that was
+    /// opened to read only is at most a second behind; in one that writes everything is visible already.
+    ///
+    /// # Errors
+    /// `Closed` (also when the directory was moved, deleted or replaced), `Corruption`, `Io`.
+    pub fn refresh(&self) -> Result<()> {
+        self.handle.check_open()?;
+        self.handle.engine.refresh()
+    }
+
+    /// Whether this handle was opened to read only.
+    pub fn is_read_only(&self) -> bool {
+        self.handle.options.read_only
     }
 
     /// The directory.
@@ -148,7 +173,7 @@ impl Database {
     /// Writes the caches (SQLite's checkpoint and the index image), so that the next open is fast. Durability never
     /// needs it: what `add` acknowledged is on the disk already.
     pub fn save(&self) -> Result<()> {
-        self.handle.check()?;
+        self.handle.check_writing()?;
         self.handle.engine.checkpoint()
     }
 
@@ -195,7 +220,7 @@ impl Database {
     /// backed up to; `Locked` when it is open; `Corruption` when what is to be copied is damaged; `Full`, `Io`. What an earlier
     /// backup brought is still there then.
     pub fn backup(&self, path: impl AsRef<Path>) -> Result<Backup> {
-        self.handle.check()?;
+        self.handle.check_writing()?;
         let path = path.as_ref();
         if self.handle.registered.is_none() {
             return self.handle.engine.backup(path);
@@ -211,6 +236,14 @@ impl Database {
     }
 }
 
+/// Refuses a path that cannot be opened.
+fn prepare(vfs: &dyn Vfs, path: &Path, options: &Options) -> Result<()> {
+    if options.read_only {
+        return crate::follower::find_directory(vfs, path, options);
+    }
+    crate::recover::prepare_directory(vfs, path, options)
+}
+
 impl std::fmt::Debug for Database {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = if self.is_closed() { ", closed" } else { "" };
@@ -219,8 +252,20 @@ impl std::fmt::Debug for Database {
 }
 
 impl Handle {
-    /// Refuses a handle that was closed or carried over a fork.
+    /// Refuses a handle that was closed or carried over a fork, or that has lost whom it follows.
+    #[inline]
     pub(crate) fn check(&self) -> Result<()> {
+        self.check_open()?;
+        self.engine.check_fresh()
+    }
+
+    /// As [`Handle::check`], at the head of a verb that writes.
+    pub(crate) fn check_writing(&self) -> Result<()> {
+        self.check_open()?;
+        if self.options.read_only { Err(Error::read_only()) } else { Ok(()) }
+    }
+
+    fn check_open(&self) -> Result<()> {
         self.engine.process.check()?;
         if self.closed.load(SeqCst) {
             return Err(Error::closed());

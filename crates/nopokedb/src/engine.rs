@@ -21,6 +21,7 @@ use crate::background::Background;
 use crate::commit::queue::GroupCommit;
 use crate::commit::reserve::Reservations;
 use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::follower::Follower;
 use crate::generation::Generation;
 use crate::import::Imported;
 use crate::io::lock::{ProcessMark, WriterLock};
@@ -52,7 +53,10 @@ pub(crate) struct Engine {
     failed: Mutex<Option<Error>>,
     handles: AtomicUsize,
     shut: AtomicBool,
-    lock: Mutex<Option<WriterLock>>,
+    /// `None` once it is let go, and in a database that is only read.
+    lock: Mutex<Option<Arc<WriterLock>>>,
+    /// Of a database that is only read.
+    pub(crate) follower: Option<Follower>,
     /// What this opening imported from files of version 0.5.1, if it did.
     pub(crate) imported: Option<Imported>,
 }
@@ -62,7 +66,8 @@ pub(crate) struct Parts {
     pub(crate) vfs: Arc<dyn Vfs>,
     pub(crate) dir: PathBuf,
     pub(crate) options: Options,
-    pub(crate) lock: WriterLock,
+    /// `None` to read only.
+    pub(crate) lock: Option<WriterLock>,
     pub(crate) log: Log,
     pub(crate) segments: SharedSegments,
     pub(crate) collections: BTreeMap<CollectionId, Arc<CollectionCore>>,
@@ -133,7 +138,12 @@ impl CollectionCore {
 
 impl Engine {
     /// Puts an opening's parts together and starts the background worker.
-    pub(crate) fn assemble(parts: Parts) -> Arc<Engine> {
+    pub(crate) fn assemble(mut parts: Parts) -> Arc<Engine> {
+        let lock = parts.lock.map(Arc::new);
+        if let Some(lock) = &lock {
+            parts.log.guard_by(lock);
+            parts.applier.guard_by(lock);
+        }
         let engine = Arc::new(Engine {
             vfs: parts.vfs,
             dir: parts.dir,
@@ -149,7 +159,8 @@ impl Engine {
             failed: Mutex::new(None),
             handles: AtomicUsize::new(1),
             shut: AtomicBool::new(false),
-            lock: Mutex::new(Some(parts.lock)),
+            follower: lock.is_none().then(Follower::new),
+            lock: Mutex::new(lock),
             imported: parts.imported,
         });
         engine.background.start(&engine);
@@ -204,6 +215,9 @@ impl Engine {
     pub(crate) fn check_stored(&self, options: &Options) -> Result<()> {
         let stored = self.default_collection();
         check_stored(&self.dir, options, stored.dim, stored.metric)?;
+        if options.read_only {
+            return Ok(());
+        }
         let tokenizer = self.applier.tokenizers().get(stored.id);
         if let Some(asked) = options.tokenizer.filter(|&asked| asked != tokenizer) {
             let dir = self.dir.display();
@@ -236,8 +250,11 @@ impl Engine {
         }
     }
 
-    /// Refuses writes after an apply failed.
+    /// Refuses writes after an apply failed, and to those who only read.
     pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.follower.is_some() {
+            return Err(Error::read_only());
+        }
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(Ok(()), |e| Err(e.duplicate()))
     }
 
@@ -267,11 +284,32 @@ impl Engine {
     fn shut_down(&self) -> Result<()> {
         self.shut.store(true, SeqCst);
         self.background.stop();
-        let caches = self.checkpoint();
+        if self.follower.is_some() {
+            self.let_go();
+            return Ok(());
+        }
+        // A directory that was moved or deleted gets no caches, and closing is no error then: writing was.
+        let caches = if self.is_in_place() { self.checkpoint() } else { Ok(()) };
         self.applier.shutdown();
         let clean = self.lock_log().close_clean();
+        let clean = if self.is_in_place() { clean } else { Ok(()) };
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.let_go();
         clean.and(caches)
+    }
+
+    /// Closes the files: objects that outlive the close, as Python's do, hold none of them.
+    fn let_go(&self) {
+        self.lock_log().let_go();
+        self.segments.store(Arc::default());
+    }
+
+    /// Whether the directory is still where it was opened, and still the same.
+    pub(crate) fn is_in_place(&self) -> bool {
+        if self.follower.is_some() {
+            return self.refresh().is_ok();
+        }
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_some_and(|lock| lock.in_place())
     }
 
     /// Whether the last handle is gone.
@@ -290,7 +328,9 @@ impl Engine {
         for collection in self.all_collections() {
             let target = collection.generation().snapshot.load().len;
             while collection.generation().lag(target) > 0 {
-                self.check_writable()?;
+                if self.follower.is_none() {
+                    self.check_writable()?;
+                }
                 self.background.wake();
                 let left = deadline.map_or(Duration::from_millis(100), |d| d.saturating_duration_since(Instant::now()));
                 if left.is_zero() {
@@ -305,6 +345,9 @@ impl Engine {
 
 /// Refuses options that contradict a stored dimension or metric, naming both.
 pub(crate) fn check_stored(dir: &Path, options: &Options, dim: usize, metric: Metric) -> Result<()> {
+    if options.read_only && options.dim == 0 {
+        return Ok(());
+    }
     if options.dim != dim {
         let message =
             format!("{} holds vectors of dimension {dim}, but was opened with dim={}", dir.display(), options.dim);

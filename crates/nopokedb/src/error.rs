@@ -45,6 +45,8 @@ pub enum Subject {
     Filter,
     /// The directory's path or its contents.
     Path,
+    /// A write, asked of a handle that was opened to read only.
+    ReadOnly,
 }
 
 /// An error of this crate: a kind to act on, a sentence to read, and the cause where there is one.
@@ -88,6 +90,12 @@ impl Error {
     /// The handle was closed by the caller.
     pub fn closed() -> Self {
         Self::new(ErrorKind::Closed, "the database is closed; open it again")
+    }
+
+    /// A write through a handle that was opened to read only.
+    pub fn read_only() -> Self {
+        let message = "this handle was opened to read only: write through one that was opened without read_only";
+        Self::new(ErrorKind::Invalid(Subject::ReadOnly), message)
     }
 
     /// An operating-system error while doing `action` on `path`. Disk-full errors become [`ErrorKind::Full`].

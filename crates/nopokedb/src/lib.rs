@@ -12,6 +12,7 @@ mod database;
 mod engine;
 mod error;
 mod filter;
+mod follower;
 mod generation;
 mod import;
 mod index;
@@ -63,7 +64,9 @@ pub mod testing {
         BLOCK, Bounds, Call, CallKind, Cut, Fate, Fault, Holes, Keep, Part, PendingPart, SECTOR, SimDisk, SyncFailure,
         Torn, crash,
     };
-    pub use crate::io::vfs::{Entry, EntryKind, LockGuard, OpenMode, Vfs, VfsFile, read_exact_at, read_file};
+    pub use crate::io::vfs::{
+        Beacon, Entry, EntryKind, LockGuard, OpenMode, Vfs, VfsFile, Word, read_exact_at, read_file,
+    };
     pub use crate::log::bench::LogBench;
     pub use crate::log::scan::broken::cut_at_the_first_bad_checksum;
 }

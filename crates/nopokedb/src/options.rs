@@ -15,7 +15,8 @@ pub const MAX_DIM: usize = 65_535;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Dimension of every vector, 1 to [`MAX_DIM`]. Must equal the stored one when the database exists.
+    /// Dimension of every vector, 1 to [`MAX_DIM`]. Must equal the stored one when the database exists; 0 takes over what is
+    /// stored, metric included, where that is only read.
     pub dim: usize,
     /// Distance. Must equal the stored one when the database exists.
     pub metric: Metric,
@@ -33,6 +34,9 @@ pub struct Options {
     pub tokenizer: Option<Tokenizer>,
     /// How long to wait for another writer to let go, in milliseconds. 0 fails at once.
     pub timeout_ms: u64,
+    /// Opens an existing database to read it only: takes no lock, changes no byte, and follows whoever writes it, in this process
+    /// or another. Writes are refused; `M` and `ef_construction` are the stored ones.
+    pub read_only: bool,
     /// Opens a directory on a network file system, whose locks and fsync cannot be trusted.
     pub force_network_fs: bool,
     /// Bytes of a log segment before the next one is begun, 64 KiB to 1 GiB.
@@ -59,6 +63,7 @@ impl Options {
             ef: 50,
             tokenizer: None,
             timeout_ms: 0,
+            read_only: false,
             force_network_fs: false,
             segment_bytes: 64 << 20,
             build_threads: 0,
@@ -67,9 +72,19 @@ impl Options {
         }
     }
 
+    /// To read a database that exists, whatever its dimension and metric.
+    ///
+    /// ```
+    /// assert!(nopokedb::Options::reading().read_only);
+    /// ```
+    pub fn reading() -> Self {
+        Options { read_only: true, ..Options::new(0) }
+    }
+
     /// Refuses values out of range, naming the limit.
     pub(crate) fn validate(&self) -> Result<()> {
-        in_range("dim", self.dim, 1, MAX_DIM)?;
+        // Who only reads may leave it to what is stored.
+        in_range("dim", self.dim, usize::from(!self.read_only), MAX_DIM)?;
         in_range("ef", self.ef, 1, 65_536)?;
         if let Some(m) = self.m {
             in_range("M", m, 2, 256)?;

@@ -5,7 +5,8 @@
 //! 3. Under the commit lock: kill the rows that died meanwhile, copy the ones written meanwhile, swap.
 //!
 //! Invariants: ids, LSNs and locations are those of the old generation; at the swap both generations answer alike. Only
-//! the background worker rebuilds and compacts, one after the other, so locations do not move under step 1.
+//! the background worker rebuilds and compacts, one after the other, so locations do not move under step 1. (Where another process
+//! compacts they may: then the copy is thrown away.)
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -42,6 +43,8 @@ impl Engine {
         let old = collection.generation();
         let new = Arc::new(Generation::new(old.index.params(), &self.segments));
         let start = **old.snapshot.load();
+        let moved = || self.follower.as_ref().map_or(0, |f| f.relocations.load(Relaxed));
+        let moved_before = moved();
         let mut copy = new.applier();
         copy_rows(&old, &mut copy, 0..start.len, start.lsn)?;
         copy.publish(start.lsn);
@@ -53,6 +56,10 @@ impl Engine {
             new.absorb(threads, &self.background.stop)?;
         }
         let log = self.lock_log();
+        if moved() != moved_before {
+            // What follows another process may have to follow a compaction meanwhile: the copy has the old places.
+            return Ok(false);
+        }
         let end = **old.snapshot.load();
         let mut catch_up = new.applier();
         let died =

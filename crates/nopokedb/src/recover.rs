@@ -22,7 +22,8 @@ use crate::catalog::DEFAULT_NAME;
 use crate::checkpoint::ImageOf;
 use crate::commit::feed::{self, in_lsn_order};
 use crate::engine::{CollectionCore, Engine, Parts, check_stored};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, ErrorKind, IoContext, Result, Subject};
+use crate::follower;
 use crate::generation::{Apply, Generation};
 use crate::import;
 use crate::index::{Image, IndexParams};
@@ -101,32 +102,81 @@ impl Engine {
         let entries = keep_build_parameters(&mut log, entries, options)?;
 
         let segments: SharedSegments = Arc::new(ArcSwap::from_pointee(SegmentTable::new(log.segments())));
-        let mut replay = Replay::default();
-        replay.read(&segments.load())?;
-        let mut collections = BTreeMap::new();
-        replay.check_known(dir, &entries)?;
-        for entry in entries.iter().filter(|e| !e.is_dropped()) {
-            let puts = replay.collections.remove(&entry.id).unwrap_or_default();
-            let of = ImageOf { vfs: &*vfs, dir, database: log.db_uuid(), collection: entry.id };
-            let core = restore(of, entry, options, &puts, &segments, log.last_lsn())?;
-            collections.insert(entry.id, Arc::new(core));
-        }
-        // What is left belongs to dropped collections.
-        for put in replay.collections.values().flat_map(|puts| &puts.rows).filter(|put| put.died == Lsn(0)) {
-            count_dead(&segments.load(), put.loc);
-        }
+        let restoring = Restoring { vfs: &*vfs, dir, options, segments: &segments };
+        let collections = restoring.collections(&log, &entries)?;
         let applier = start_applier(store, &log, &segments)?;
         Ok(Engine::assemble(Parts {
             vfs,
             dir: dir.to_owned(),
             options: options.clone(),
-            lock,
+            lock: Some(lock),
             log,
             segments,
             collections,
             applier,
             imported,
         }))
+    }
+
+    /// Opens `dir`, which [`crate::follower::find_directory`] has accepted, to read it and to follow whoever writes it.
+    pub(crate) fn open_reading(vfs: Arc<dyn Vfs>, dir: &Path, options: &Options) -> Result<Arc<Engine>> {
+        let log = follower::open_log(&vfs, dir, options)?;
+        let entries = log.collections().to_vec();
+        check_default(dir, options, &entries)?;
+        let segments: SharedSegments = Arc::new(ArcSwap::from_pointee(SegmentTable::new(log.segments())));
+        let collections = Restoring { vfs: &*vfs, dir, options, segments: &segments }.collections(&log, &entries)?;
+        let (dir, options) = (dir.to_owned(), options.clone());
+        let words = "SQLite's cache is the writer's; a handle that was opened to read only has no part in it. Ask the one that writes";
+        let why = Error::new(ErrorKind::Invalid(Subject::ReadOnly), words);
+        let applier = Applier::absent(&why, tokenizers_of(&entries, &options));
+        Ok(Engine::assemble(Parts {
+            vfs,
+            dir,
+            options,
+            lock: None,
+            log,
+            segments,
+            collections,
+            applier,
+            imported: None,
+        }))
+    }
+}
+
+/// What collections are brought back with.
+pub(crate) struct Restoring<'a> {
+    pub(crate) vfs: &'a dyn Vfs,
+    pub(crate) dir: &'a Path,
+    pub(crate) options: &'a Options,
+    /// Holds the log's segments.
+    pub(crate) segments: &'a SharedSegments,
+}
+
+impl Restoring<'_> {
+    /// The collections of a log in memory, dropped ones left out.
+    pub(crate) fn collections(
+        &self,
+        log: &Log,
+        entries: &[CollectionEntry],
+    ) -> Result<BTreeMap<CollectionId, Arc<CollectionCore>>> {
+        let &Restoring { vfs, dir, options, segments } = self;
+        let table = SegmentTable::new(log.segments());
+        let mut replay = Replay::default();
+        replay.read(&table)?;
+        let mut collections = BTreeMap::new();
+        replay.check_known(dir, entries)?;
+        for entry in entries.iter().filter(|e| !e.is_dropped()) {
+            let puts = replay.collections.remove(&entry.id).unwrap_or_default();
+            let (database, read_only) = (log.db_uuid(), options.read_only);
+            let of = ImageOf { vfs, dir, database, collection: entry.id, read_only };
+            let core = restore(of, entry, options, &puts, segments, log.last_lsn())?;
+            collections.insert(entry.id, Arc::new(core));
+        }
+        // What is left belongs to dropped collections.
+        for put in replay.collections.values().flat_map(|puts| &puts.rows).filter(|put| put.died == Lsn(0)) {
+            count_dead(&table, put.loc);
+        }
+        Ok(collections)
     }
 }
 

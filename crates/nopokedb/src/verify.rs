@@ -101,7 +101,9 @@ impl Engine {
             report.collections += 1;
             self.verify_collection(&collection, &mut report);
         }
-        self.verify_sqlite(&mut report);
+        if self.follower.is_none() {
+            self.verify_sqlite(&mut report);
+        }
         Ok(report)
     }
 

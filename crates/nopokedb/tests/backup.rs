@@ -1,6 +1,7 @@
 //! A backup made while others write is the database as of one moment, and opening it is the restore.
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::disallowed_methods)] // these tests look at directories
+#![allow(clippy::cast_possible_truncation)] // a handful of writers is counted
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

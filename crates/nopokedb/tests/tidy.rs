@@ -32,6 +32,7 @@ const LAYERS: &[(bool, &[&str])] = &[
             "backup",
             "background",
             "engine",
+            "follower",
             "generation",
             "compaction",
             "rebuild",
@@ -67,7 +68,7 @@ const SLEEPS: &[(&str, usize)] = &[
 ];
 
 /// What docs/FORMAT.md must name: every kind of file in a database directory.
-const FILE_KINDS: &[&str] = &["LOCK", "LOCK.info", "MANIFEST-", ".seg", "meta.sqlite", ".idx"];
+const FILE_KINDS: &[&str] = &["LOCK", "LOCK.info", "ACKED", "MANIFEST-", ".seg", "meta.sqlite", ".idx"];
 
 // ---------------------------------------------------------------------------------------------------- the rules
 

@@ -41,7 +41,7 @@ impl Collection {
     /// # Errors
     /// As [`Collection::count`]; also `Full`, `Io`. Nothing was deleted then.
     pub fn delete_where(&self, filter: &Filter) -> Result<usize> {
-        self.check()?;
+        self.check_writing()?;
         filter.check()?;
         let ids = self.passing(filter, |_| true)?;
         let _held = self.core.reservations.given(&ids);

@@ -21,7 +21,7 @@ impl Collection {
     /// `Invalid` (dimension, NaN or infinity, an id that exists), `Full`, `Io`, `Closed`; nothing was written then.
     #[allow(clippy::needless_pass_by_value)] // an owned row may one day be kept without a copy
     pub fn add(&self, vector: &[f32], row: NewRow) -> Result<Id> {
-        self.check()?;
+        self.check_writing()?;
         self.check_vectors(vector, Some(1))?;
         check_document(row.document.as_deref(), 0)?;
         let mut frame = self.frame(1, row.metadata.as_ref().map_or(0, |m| m.as_json().len()));
@@ -50,7 +50,7 @@ impl Collection {
     /// # Errors
     /// As [`Collection::add`]; messages about one row name it by its position in the batch.
     pub fn add_many(&self, vectors: &[f32], mut rows: NewRows) -> Result<Vec<Id>> {
-        self.check()?;
+        self.check_writing()?;
         let n = self.check_vectors(vectors, None)?;
         check_count("ids", rows.ids.as_ref().map(Vec::len), n)?;
         check_count("metadatas", rows.metadatas.as_ref().map(Vec::len), n)?;
@@ -91,7 +91,7 @@ impl Collection {
     /// As [`Collection::add`]; also `Invalid` when `id` does not exist and no vector is given.
     pub fn upsert(&self, id: impl Into<Id>, change: Change) -> Result<()> {
         let id = id.into();
-        self.check()?;
+        self.check_writing()?;
         if let Some(vector) = &change.vector {
             self.check_vectors(vector, Some(1))?;
         }
@@ -117,7 +117,7 @@ impl Collection {
     /// Deletes a row. `false` if there is none of that id.
     pub fn delete(&self, id: impl Into<Id>) -> Result<bool> {
         let id = id.into();
-        self.check()?;
+        self.check_writing()?;
         if !self.core.generation().find(&id)?.exists() {
             return Ok(false);
         }

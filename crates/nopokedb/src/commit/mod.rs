@@ -22,7 +22,7 @@ use crate::error::Result;
 use crate::generation::Generation;
 use crate::log::Batch;
 use crate::log::{Log, Placed};
-use crate::types::CollectionId;
+use crate::types::{CollectionId, Lsn};
 
 impl Engine {
     /// Makes `batch` durable and visible.
@@ -46,6 +46,16 @@ impl Engine {
     /// Applies durable frames. Holding the log is the commit lock of generation.rs, invariant 2.
     fn apply(&self, log: &Log, placed: &[Placed]) -> Result<()> {
         self.publish_segments(log);
+        self.apply_rows(placed, log.last_lsn())?;
+        for p in placed {
+            self.applier.submit(feed::placed(p));
+        }
+        self.background.wake();
+        Ok(())
+    }
+
+    /// Applies durable frames, which end at `last`, to memory, and publishes one snapshot per collection.
+    pub(crate) fn apply_rows(&self, placed: &[Placed], last: Lsn) -> Result<()> {
         let mut touched: BTreeMap<CollectionId, Arc<Generation>> = BTreeMap::new();
         for p in placed {
             // A collection that was dropped while this group queued has no memory to follow: its rows are dead.
@@ -60,12 +70,8 @@ impl Engine {
                     apply.frame(&p.segment, &frame?)?;
                 }
             }
-            apply.publish(log.last_lsn());
+            apply.publish(last);
         }
-        for p in placed {
-            self.applier.submit(feed::placed(p));
-        }
-        self.background.wake();
         Ok(())
     }
 }

@@ -12,15 +12,16 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::OFlags;
 
+use super::beacon::{self, FileBeacon};
 use super::mmap::Region;
-use super::vfs::{Entry, EntryKind, LockGuard, OpenMode, Vfs, VfsFile};
+use super::vfs::{Beacon, Entry, EntryKind, LockGuard, OpenMode, Vfs, VfsFile, Word};
 
 /// Buffers per `pwritev` call: the least that POSIX systems in use accept (`IOV_MAX`).
 const MAX_SLICES: usize = 1024;
@@ -105,7 +106,7 @@ impl Vfs for Disk {
         let file = options.open(path)?;
         regular_file_len(&file)?;
         match file.try_lock() {
-            Ok(()) => Ok(Box::new(DiskLock { _file: file, path: path.to_path_buf() })),
+            Ok(()) => Ok(Box::new(DiskLock { file, path: path.to_path_buf() })),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(e)) => Err(e),
         }
@@ -119,6 +120,14 @@ impl Vfs for Disk {
         }
         let at = if at.as_os_str().is_empty() { Path::new(".") } else { at };
         network::file_system(at)
+    }
+
+    fn beacon(&self, path: &Path) -> io::Result<Box<dyn Beacon>> {
+        Ok(Box::new(FileBeacon::open(self, path)?))
+    }
+
+    fn told(&self, path: &Path) -> io::Result<Option<Word>> {
+        beacon::read(self, path)
     }
 }
 
@@ -212,6 +221,10 @@ impl VfsFile for DiskFile {
         self.file.sync_all()
     }
 
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() > 0)
+    }
+
     fn map(&self, capacity: u64) -> io::Result<Region> {
         let whole = self.len()? >= capacity;
         let file = Arc::clone(&self.file);
@@ -247,11 +260,16 @@ fn reserve(_file: &File, _len: u64) -> io::Result<()> {
 /// It is never unlocked by call: after a fork that would free it under the parent.
 #[derive(Debug)]
 struct DiskLock {
-    _file: File,
+    file: File,
     path: PathBuf,
 }
 
-impl LockGuard for DiskLock {}
+impl LockGuard for DiskLock {
+    fn in_place(&self) -> bool {
+        let (ours, there) = (self.file.metadata(), fs::metadata(&self.path));
+        matches!((ours, there), (Ok(a), Ok(b)) if (a.dev(), a.ino()) == (b.dev(), b.ino()))
+    }
+}
 
 /// Which file systems cannot be trusted with a lock and a sync.
 #[cfg(target_os = "linux")]

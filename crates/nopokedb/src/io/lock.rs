@@ -34,7 +34,14 @@ const INFO_BYTES: usize = 512;
 /// The right to write a directory, until dropped.
 #[derive(Debug)]
 pub(crate) struct WriterLock {
-    _guard: Box<dyn LockGuard>,
+    guard: Box<dyn LockGuard>,
+}
+
+impl WriterLock {
+    /// Whether the directory is still where it was opened.
+    pub(crate) fn in_place(&self) -> bool {
+        self.guard.in_place()
+    }
 }
 
 /// Takes the writer lock of `dir`, waiting up to `timeout_ms` for another holder to let go.
@@ -49,7 +56,7 @@ pub(crate) fn acquire(vfs: &dyn Vfs, dir: &Path, timeout_ms: u64) -> Result<Writ
             Ok(guard) => {
                 // Best effort: it changes nothing but another process's error message.
                 let _ = write_info(vfs, &dir.join(LOCK_INFO));
-                return Ok(WriterLock { _guard: guard });
+                return Ok(WriterLock { guard });
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(e).context("lock", &path),
@@ -147,7 +154,7 @@ fn plain(text: &str) -> String {
 }
 
 /// Names this start of the machine.
-fn boot_id() -> Option<String> {
+pub(super) fn boot_id() -> Option<String> {
     let mut bytes = [0; 64];
     let n =
         Disk.open(Path::new("/proc/sys/kernel/random/boot_id"), OpenMode::Read).ok()?.read_at(&mut bytes, 0).ok()?;

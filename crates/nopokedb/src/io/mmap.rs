@@ -79,6 +79,13 @@ impl Region {
         Ok(Region { inner: Arc::new(Inner { map, capacity, known_len, backing: Backing::Anonymous }) })
     }
 
+    /// A region of no file and no bytes. Clones of another one keep theirs.
+    pub(crate) fn nothing() -> Region {
+        let known_len = Arc::new(AtomicU64::new(0));
+        let map = MmapMut::map_anon(1).expect("a page of memory is to be had");
+        Region { inner: Arc::new(Inner { map: MmapRaw::from(map), capacity: 0, known_len, backing: Backing::Whole }) }
+    }
+
     /// A reference that does not keep the mapping.
     pub(super) fn downgrade(&self) -> WeakRegion {
         WeakRegion(Arc::downgrade(&self.inner))

@@ -1,6 +1,7 @@
 //! The one door to the disk: see [`vfs`] for the contract.
 
 pub(crate) mod atomic;
+pub(crate) mod beacon;
 pub(crate) mod disk;
 pub(crate) mod lock;
 pub(crate) mod mmap;

@@ -75,6 +75,73 @@ pub trait Vfs: fmt::Debug + Send + Sync + 'static {
     fn try_lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>>;
     /// The type of a network file system that holds `path` (`"nfs"`, `"cifs"`, ...), or `None` on a local one.
     fn network_file_system(&self, path: &Path) -> io::Result<Option<String>>;
+    /// The beacon `path` (made if missing), to be told to the other processes of this machine. One process at a time.
+    fn beacon(&self, path: &Path) -> io::Result<Box<dyn Beacon>> {
+        let _ = path;
+        Ok(Box::new(Unheard))
+    }
+    /// What was told last at the beacon `path` since the machine was started; `None` if nothing was.
+    fn told(&self, path: &Path) -> io::Result<Option<Word>> {
+        let _ = path;
+        Ok(None)
+    }
+}
+
+/// What a beacon says.
+pub type Word = [u8; 32];
+
+/// A word from one process to all others of the machine. Not durable: it outlives its process, but not the machine's next
+/// start, so that what it says of the page cache is true of the page cache that a reader looks at.
+pub trait Beacon: fmt::Debug + Send + Sync {
+    /// Replaces the word: who reads from now on reads this one.
+    fn tell(&self, word: &Word) -> io::Result<()>;
+}
+
+/// The beacon of a file system that no other process sees.
+#[derive(Debug)]
+pub(crate) struct Unheard;
+
+/// A file that was let go of.
+#[derive(Debug)]
+pub(crate) struct Closed;
+
+impl Closed {
+    fn refuse<T>() -> io::Result<T> {
+        Err(io::Error::other("the file was closed"))
+    }
+}
+
+impl VfsFile for Closed {
+    fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+        Self::refuse()
+    }
+    fn write_all_at(&self, _: &[&[u8]], _: u64) -> io::Result<()> {
+        Self::refuse()
+    }
+    fn len(&self) -> io::Result<u64> {
+        Self::refuse()
+    }
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        Self::refuse()
+    }
+    fn reserve(&self, _: u64) -> io::Result<()> {
+        Self::refuse()
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        Self::refuse()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        Self::refuse()
+    }
+    fn map(&self, _: u64) -> io::Result<Region> {
+        Self::refuse()
+    }
+}
+
+impl Beacon for Unheard {
+    fn tell(&self, _: &Word) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// An open file. Positions are explicit, so that a handle can be shared.
@@ -96,13 +163,23 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// Makes the data and all metadata durable.
     fn sync_all(&self) -> io::Result<()>;
+    /// Whether the file still has a name. Bytes of one without are gone when it is closed, synced or not.
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(true)
+    }
     /// Maps `[0, capacity)` read-only and shared: bytes written later through any handle of this file appear in the
     /// region. `capacity` may exceed the length; bytes past the length must not be read (see [`Region`]).
     fn map(&self, capacity: u64) -> io::Result<Region>;
 }
 
 /// Holds a lock until dropped.
-pub trait LockGuard: fmt::Debug + Send + Sync {}
+pub trait LockGuard: fmt::Debug + Send + Sync {
+    /// Whether the path that was locked still leads to the locked file: if not, the directory was moved or removed, and another
+    /// may be in its place.
+    fn in_place(&self) -> bool {
+        true
+    }
+}
 
 /// Reads exactly `buf.len()` bytes at `offset`, or fails with [`io::ErrorKind::UnexpectedEof`].
 pub fn read_exact_at(file: &dyn VfsFile, buf: &mut [u8], offset: u64) -> io::Result<()> {

@@ -14,6 +14,8 @@ use crate::io::atomic;
 use crate::io::vfs::{OpenMode, Vfs, VfsFile};
 use crate::types::SegmentNo;
 
+/// The beacon that says what was acknowledged: see [`super::told`].
+pub(super) const ACKED: &str = "ACKED";
 /// Segments have 24 bits of number, because a row's location packs it beside a 40-bit offset.
 pub(super) const MAX_SEGMENT_NO: u32 = (1 << 24) - 1;
 /// Bytes copied at once.

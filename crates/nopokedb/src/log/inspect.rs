@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::copy::BACKUP;
-use super::files::{log_dir, remove_if_there, segment_no_in};
+use super::files::{ACKED, log_dir, remove_if_there, segment_no_in};
 use super::format::SEGMENT_HEADER_LEN;
 use super::manifest;
 use crate::error::{Error, IoContext, Result};
@@ -48,7 +48,7 @@ pub(crate) fn inspect(vfs: &dyn Vfs, dir: &Path) -> Result<DirState> {
     if old && (importing || !has(&entries, "log")) {
         return Ok(DirState::OldNoPokeDB);
     }
-    let ours = |name: &str| ["LOCK", "LOCK.info", "log", IMPORTING].contains(&name) || is_temporary(name);
+    let ours = |name: &str| ["LOCK", "LOCK.info", ACKED, "log", IMPORTING].contains(&name) || is_temporary(name);
     let foreign: Vec<String> = entries.iter().filter(|e| !ours(&e.name)).map(|e| e.name.clone()).collect();
     if !old && !foreign.is_empty() {
         return Ok(DirState::Foreign(foreign));

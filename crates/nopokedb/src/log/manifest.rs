@@ -303,6 +303,16 @@ pub(super) fn read(vfs: &dyn Vfs, dir: &Path, number: u64) -> Result<Manifest> {
     }
 }
 
+/// Manifest `number`, or `None` if it is not there (any more) or not readable.
+pub(super) fn load_number(vfs: &dyn Vfs, dir: &Path, number: u64) -> Result<Option<Manifest>> {
+    let path = path_of(dir, number);
+    match read_file(vfs, &path, LIMIT) {
+        Ok(bytes) => Ok(Manifest::decode(&bytes).ok().filter(|manifest| manifest.number == number)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", &path, e)),
+    }
+}
+
 /// The refusal of files that a newer version wrote.
 pub(super) fn newer(path: &Path, format: u16, min_reader: u16) -> Error {
     let words = format!(

@@ -13,6 +13,7 @@
 //! | [`inspect`], [`scan`], [`survey`], [`recover`] | opening: what counts, what is damage, what a crash left behind |
 //! | [`copy`] | a copy of it in another directory: a backup |
 //! | [`audit`] | reading everything again, for `check()` |
+//! | [`told`], [`follow`] | a log that another process writes: what may be shown of it, reading on, taking over its manifests |
 //! | [`files`] | names; making and replacing a file |
 
 pub(crate) mod audit;
@@ -23,6 +24,7 @@ pub(crate) mod copy;
 pub(crate) mod directory;
 pub(crate) mod encode;
 pub(crate) mod files;
+pub(crate) mod follow;
 pub(crate) mod footer;
 pub(crate) mod format;
 pub(crate) mod frame;
@@ -38,16 +40,18 @@ pub(crate) mod roll;
 pub(crate) mod scan;
 pub(crate) mod segment;
 pub(crate) mod survey;
+pub(crate) mod told;
 pub(crate) mod writer;
 
 pub(crate) use compact::{Compacted, Move, compact};
 pub(crate) use copy::{Copied, Frozen, claim};
 pub(crate) use encode::{Batch, FrameBuilder};
+pub(crate) use follow::{Followed, gone, replaced};
 pub(crate) use format::SegmentKind;
 pub(crate) use frame::{FrameMeta, FrameView, NewRowRef, RowKind, RowView};
 pub(crate) use inspect::{DirState, IMPORTING, inspect, remove_unfinished_import};
 
-pub(crate) use manifest::CollectionEntry;
+pub(crate) use manifest::{CollectionEntry, Manifest};
 pub(crate) use publish::write_footer;
 pub(crate) use segment::Segment;
 pub(crate) use survey::Survey;

@@ -131,6 +131,7 @@ impl Log {
     /// Writes `copies` manifests of the present state, then removes all but the two highest.
     fn publish_with(&mut self, copies: u32, dead_rows: &dyn Fn(SegmentNo) -> u64) -> Result<()> {
         self.check_alive()?;
+        self.check_in_place()?;
         for _ in 0..copies {
             // A number is used once, even if writing it fails: the file may be there all the same.
             self.manifest_number += 1;
@@ -142,6 +143,7 @@ impl Log {
                 Err(failed) => return Err(failed.error),
             }
         }
+        self.tell();
         // The change stands: not to find the old manifests is no reason to call it refused. The next one removes them.
         for number in manifest::numbers(&*self.vfs, &self.dir).unwrap_or_default().into_iter().skip(2) {
             // An old manifest that stays is never the highest.

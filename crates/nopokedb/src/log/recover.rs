@@ -9,7 +9,7 @@
 //! Threading: none; the caller holds the directory's lock.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::files::{log_dir, remove_if_there, rewrite};
 use super::format::{FRAME_HEADER_LEN, FrameHeader, FrameKind, PAGE, SEGMENT_HEADER_LEN, align_up, hash128};
@@ -18,25 +18,11 @@ use super::manifest::CollectionEntry;
 use super::scan::holds_data;
 use super::segment::Segment;
 use super::survey::{Scanned, Survey, survey};
+use super::told;
 use super::writer::{Log, LogOptions, Tail};
 use crate::error::{IoContext, Result};
 use crate::io::vfs::{OpenMode, Vfs};
 use crate::types::Lsn;
-
-/// Reads the log in `dir` and changes no byte of it. What it finds behind the last group that is whole is left where it is
-/// and not served. A writer may be at work meanwhile: then this is the log as of some moment since the call, or an error
-/// because a file went away (try again).
-#[allow(dead_code)] // the door of the read-only database, which is still to come; its promise is tested
-pub(crate) fn open_read_only(vfs: &dyn Vfs, dir: &Path) -> Result<Recovered> {
-    let Survey { manifest, listed, scanned, .. } = survey(vfs, dir, OpenMode::Read)?;
-    let last = scanned.last().expect("a survey holds at least the active segment");
-    let (clean, dropped_tail) = (last.scan.clean, dropped(last)?);
-    let mut segments = listed;
-    for s in scanned {
-        segments.push(Arc::new(s.into_segment(SEGMENT_HEADER_LEN)?));
-    }
-    Ok(Recovered { segments, collections: manifest.collections, clean, dropped_tail })
-}
 
 /// What was found when the log was opened.
 #[allow(dead_code)] // a caller takes what it wants to tell
@@ -98,6 +84,7 @@ fn settle(vfs: Arc<dyn Vfs>, dir: &Path, options: LogOptions, survey: Survey) ->
     let clean = last.scan.clean;
     let dropped_tail = dropped(&last)?;
     let mut zeroed = last.scan.len;
+    let beacon = told::open(&*vfs, dir)?;
     // Names that we rely on may be in the page cache only: a manifest renamed just before its writer was killed, say. A log
     // that was closed in order does not prove them: a manifest may have been written after that, without a frame.
     for directory in [dir, &log_dir(dir)] {
@@ -137,11 +124,15 @@ fn settle(vfs: Arc<dyn Vfs>, dir: &Path, options: LogOptions, survey: Survey) ->
         collections: manifest.collections,
         last_compaction_ms: manifest.last_compaction_ms,
         poison: None,
+        beacon: Some(beacon),
+        heard: None,
+        home: Weak::new(),
         directory_failed: Arc::default(),
     };
     if fell_back {
         log.publish_manifest(2)?;
     }
+    log.tell();
     log.remove_orphans(&orphans, fell_back);
     let recovered = Recovered { segments: log.segments(), collections: log.collections.clone(), clean, dropped_tail };
     Ok((log, recovered))
@@ -182,7 +173,7 @@ impl Scanned {
         Ok(())
     }
 
-    fn into_segment(self, capacity: u64) -> Result<Segment> {
+    pub(super) fn into_segment(self, capacity: u64) -> Result<Segment> {
         let capacity = capacity.max(self.scan.end);
         let region = self.file.map(capacity).context("map", &self.path)?;
         Ok(Segment::new(self.path, self.file, region, self.header, &self.scan.frames, self.scan.end))

@@ -21,6 +21,7 @@ impl Log {
     /// Seals the active segment and starts another with room for a group of `need` bytes. The successor is made and synced
     /// first: if the disk is full, nothing has changed.
     pub(super) fn roll(&mut self, need: u64) -> Result<()> {
+        self.check_in_place()?;
         let no = self.allocate_segment()?;
         let seal = Group::without_rows(self.start(), FrameKind::Seal, no.0);
         let capacity = align_up(self.options.segment_bytes.max(SEGMENT_HEADER_LEN + need + PAGE), PAGE);

@@ -49,7 +49,7 @@ pub(super) struct Scan {
 }
 
 /// A file read through one buffer.
-struct Window<'a> {
+pub(super) struct Window<'a> {
     file: &'a dyn VfsFile,
     path: &'a Path,
     len: u64,
@@ -58,7 +58,7 @@ struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    fn new(file: &'a dyn VfsFile, path: &'a Path) -> Result<Self> {
+    pub(super) fn new(file: &'a dyn VfsFile, path: &'a Path) -> Result<Self> {
         let len = file.len().context("read the length of", path)?;
         Ok(Window { file, path, len, start: 0, buf: Vec::new() })
     }
@@ -213,8 +213,8 @@ pub(crate) mod broken {
 }
 
 /// Why a frame is not kept.
-struct Fault {
-    why: &'static str,
+pub(super) struct Fault {
+    pub(super) why: &'static str,
     /// A frame that is whole, but not here: frames are written one after the other, each once what is before it is durable,
     /// so what was before this one is gone or was exchanged.
     misplaced: bool,
@@ -225,7 +225,7 @@ fn torn(why: &'static str) -> Fault {
 }
 
 /// The header of the frame at `at` and its chain value, or what does not check.
-fn check_frame(
+pub(super) fn check_frame(
     window: &mut Window<'_>,
     segment: &SegmentHeader,
     at: u64,

@@ -22,7 +22,7 @@ use super::format::{
 use super::frame::{FrameMeta, FrameView, RowView};
 use crate::error::{Error, IoContext, Result};
 use crate::io::mmap::Region;
-use crate::io::vfs::VfsFile;
+use crate::io::vfs::{Closed, VfsFile};
 use crate::types::{Lsn, SegmentNo};
 
 /// Where a sealed segment's footer is, as the manifest repeats it.
@@ -102,6 +102,31 @@ impl Segment {
         frames.iter().for_each(|f| segment.publish(*f));
         segment.end.store(end, Ordering::Release);
         segment
+    }
+
+    /// The same segment in another file that begins with the same frames.
+    pub(super) fn in_file(&self, file: Arc<dyn VfsFile>, region: Region) -> Segment {
+        let frames: Vec<FrameMeta> = (0..self.frame_count()).filter_map(|i| self.frames.get(i)).copied().collect();
+        let again = Segment::new(self.path.clone(), file, region, self.header.clone(), &frames, self.end());
+        again.add_dead(self.dead_rows());
+        again
+    }
+
+    /// What is left of it when its file is let go: where it was, and nothing in it.
+    pub(super) fn without_file(&self) -> Segment {
+        Segment::new(
+            self.path.clone(),
+            Arc::new(Closed),
+            Region::nothing(),
+            self.header.clone(),
+            &[],
+            SEGMENT_HEADER_LEN,
+        )
+    }
+
+    /// How far the file is mapped.
+    pub(super) fn mapped(&self) -> u64 {
+        self.region.len()
     }
 
     /// A segment opened by its footer alone; its blocks are verified when they are touched.

@@ -73,20 +73,34 @@ impl Survey {
 /// Reads the whole state of the log in `dir` and changes nothing.
 pub(super) fn survey(vfs: &dyn Vfs, dir: &Path, mode: OpenMode) -> Result<Survey> {
     let (manifest, highest_manifest) = manifest::load(vfs, dir)?;
+    let listed = open_all_listed(vfs, dir, mode, &manifest)?;
+    let scanned = follow_seals(vfs, dir, mode, &manifest, listed.last())?;
+    if let Some((last, proof)) = scanned.last().and_then(|last| Some((last, last.scan.proven?))) {
+        return Err(Error::corruption(&last.path, last.scan.stop, format!("{}, though {proof}", last.scan.why)));
+    }
+    let (orphans, highest_segment) = find_orphans(vfs, dir, &manifest, &scanned)?;
+    Ok(Survey { manifest, highest_manifest, listed, scanned, orphans, highest_segment })
+}
+
+/// Opens the segments that the manifest lists.
+pub(super) fn open_all_listed(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    mode: OpenMode,
+    manifest: &Manifest,
+) -> Result<Vec<Arc<Segment>>> {
     let listed: Vec<_> =
-        manifest.segments.iter().map(|entry| open_listed(vfs, dir, mode, &manifest, entry)).collect::<Result<_>>()?;
+        manifest.segments.iter().map(|entry| open_listed(vfs, dir, mode, manifest, entry)).collect::<Result<_>>()?;
     for pair in listed.windows(2) {
         if pair[0].last_lsn() >= pair[1].first_lsn() {
             return Err(pair[1].damaged(40, "its rows overlap those of the segment before it"));
         }
     }
-    let scanned = follow_seals(vfs, dir, mode, &manifest, listed.last())?;
-    let (orphans, highest_segment) = find_orphans(vfs, dir, &manifest, &scanned)?;
-    Ok(Survey { manifest, highest_manifest, listed, scanned, orphans, highest_segment })
+    Ok(listed)
 }
 
 /// Opens a segment that the manifest lists: header, length and footer are checked, the rest when it is touched.
-fn open_listed(
+pub(super) fn open_listed(
     vfs: &dyn Vfs,
     dir: &Path,
     mode: OpenMode,
@@ -119,7 +133,7 @@ fn open_listed(
 }
 
 /// Opens segment `no` and checks that its header says so.
-fn open_segment(
+pub(super) fn open_segment(
     vfs: &dyn Vfs,
     path: &Path,
     mode: OpenMode,
@@ -142,8 +156,9 @@ fn open_segment(
     Ok((file, header))
 }
 
-/// Reads the raw segments from `scan_from` on, going from each SEAL to the segment it names.
-fn follow_seals(
+/// Reads the raw segments from `scan_from` on, going from each SEAL to the segment it names. What stands behind the end of the
+/// last one, and proves that it is damaged, is for the caller to judge: a writer may be at work there.
+pub(super) fn follow_seals(
     vfs: &dyn Vfs,
     dir: &Path,
     mode: OpenMode,
@@ -168,9 +183,6 @@ fn follow_seals(
             return Err(bad(36, "it does not follow the segment before it"));
         }
         let scan = scan(&*file, &path, &header)?;
-        if let Some(proof) = scan.proven {
-            return Err(bad(scan.stop, &format!("{}, though {proof}", scan.why)));
-        }
         let successor = scan.successor;
         let end = scan.end;
         scanned.push(Scanned { path: path.clone(), file, header, scan });
@@ -185,7 +197,12 @@ fn follow_seals(
 /// The files that are not part of the log, and the highest segment number in use. A raw segment that nothing names and
 /// that is newer than the scan's start must be empty: it is what a roll that did not finish leaves behind. If it is not,
 /// the SEAL frame that named it is damaged.
-fn find_orphans(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest, scanned: &[Scanned]) -> Result<(Vec<PathBuf>, u32)> {
+pub(super) fn find_orphans(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    manifest: &Manifest,
+    scanned: &[Scanned],
+) -> Result<(Vec<PathBuf>, u32)> {
     let last = scanned.last().expect("following the seals gives at least the segment it starts from");
     let directory = log_dir(dir);
     let (mut orphans, mut highest) = (Vec::new(), last.header.no.0);

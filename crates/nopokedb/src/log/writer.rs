@@ -16,8 +16,8 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::encode::Batch;
@@ -29,9 +29,11 @@ use super::frame::FrameView;
 use super::group::{Group, Start};
 use super::manifest::CollectionEntry;
 use super::segment::Segment;
+use super::told::{self, Told};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::io::atomic::create_dir_durable;
-use crate::io::vfs::Vfs;
+use crate::io::lock::WriterLock;
+use crate::io::vfs::{Beacon, Unheard, Vfs};
 use crate::types::{CollectionId, Lsn, SegmentNo};
 
 /// Groups up to this long are written into space that was zeroed before, so that their sync need not also commit a
@@ -128,6 +130,12 @@ pub(crate) struct Log {
     pub(super) collections: Vec<CollectionEntry>,
     pub(super) last_compaction_ms: i64,
     pub(super) poison: Option<String>,
+    /// Where readers in other processes hear what is acknowledged; `None` in a log that is only read.
+    pub(super) beacon: Option<Box<dyn Beacon>>,
+    /// What a log that is only read was told last.
+    pub(super) heard: Option<Told>,
+    /// The directory's lock, which knows whether the directory is still where it was. Not kept alive from here.
+    pub(super) home: Weak<WriterLock>,
     /// A compaction could not sync the directory: names in it cannot be relied upon any more.
     pub(super) directory_failed: Arc<AtomicBool>,
 }
@@ -173,6 +181,7 @@ impl Log {
         let region = file.map(header.capacity).context("map", &path)?;
         let capacity = header.capacity;
         let (end, chain, next_lsn) = (SEGMENT_HEADER_LEN, header.prev_chain, Lsn(1));
+        let beacon = told::open(&*vfs, dir)?;
         let active = Arc::new(Segment::new(path, file, region, header, &[], end));
         Ok(Log {
             vfs,
@@ -188,6 +197,9 @@ impl Log {
             collections: collections.to_vec(),
             last_compaction_ms: 0,
             poison: None,
+            beacon: Some(beacon),
+            heard: None,
+            home: Weak::new(),
             directory_failed: Arc::default(),
         })
     }
@@ -211,6 +223,7 @@ impl Log {
         let mut lsn = self.tail.next_lsn;
         let mut frame = first_frame;
         self.accept(&written, FrameKind::Rows);
+        self.tell();
         let placed = group.iter().map(|batch| {
             let (first_lsn, frames) = (lsn, frame..frame + batch.frames.len());
             (lsn, frame) = (lsn.plus(batch.rows()), frames.end);
@@ -328,6 +341,10 @@ impl Log {
         if let Err(e) = file.sync_data() {
             return Err(self.poison_by("sync", &e));
         }
+        // Bytes of a file without a name are synced and gone all the same.
+        if !file.has_name().unwrap_or(true) {
+            return Err(self.deleted());
+        }
         self.tail.zeroed = self.tail.zeroed.max(end + ahead);
         // If the cut fails, the next opening takes the log for one that was not closed in order, and does more than it must.
         if behind == Behind::NothingOnceSynced && file.set_len(end).is_ok() {
@@ -359,6 +376,9 @@ impl Log {
     }
 
     pub(super) fn check_alive(&self) -> Result<()> {
+        if self.beacon.is_none() {
+            return Err(Error::read_only());
+        }
         match self.poisoned() {
             None => Ok(()),
             Some(why) => Err(Error::new(
@@ -366,6 +386,39 @@ impl Log {
                 format!("no more writes are accepted since {why}; reads go on. Open the database again to write"),
             )),
         }
+    }
+
+    /// Lets the log ask `lock` whether the directory is still where it was.
+    pub(crate) fn guard_by(&mut self, lock: &Arc<WriterLock>) {
+        self.home = Arc::downgrade(lock);
+    }
+
+    /// Refuses to make or replace a file if the directory was moved or deleted: another database may be in its place.
+    pub(crate) fn check_in_place(&self) -> Result<()> {
+        if self.home.upgrade().is_none_or(|lock| lock.in_place()) {
+            return Ok(());
+        }
+        let words = format!(
+            "{} was moved or deleted while it was open: what was acknowledged is where it was moved to. Nothing was written; \
+             close this handle, and open the database where it is now",
+            self.dir.display()
+        );
+        Err(Error::new(ErrorKind::Closed, words))
+    }
+
+    /// Lets go of all files. What was read from them before stays until its readers are done.
+    pub(crate) fn let_go(&mut self) {
+        self.poison.get_or_insert_with(|| "it was closed".to_owned());
+        self.beacon = self.beacon.take().map(|_| Box::new(Unheard) as Box<dyn Beacon>);
+        self.sealed.clear();
+        self.active = Arc::new(self.active.without_file());
+    }
+
+    fn deleted(&mut self) -> Error {
+        let why = format!("{} was deleted while it was open", self.dir.display());
+        let words = format!("{why}: this write is gone with it. Close this handle and open the database again");
+        self.poison = Some(why);
+        Error::new(ErrorKind::Closed, words)
     }
 
     /// Invariant 4.

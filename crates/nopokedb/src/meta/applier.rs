@@ -15,6 +15,7 @@ use super::readers::{MetaRecord, Reader, Readers};
 use super::text::{Scratch, Tokenizers};
 use super::{AppliedBatch, MetaStore};
 use crate::error::{Error, Result};
+use crate::io::lock::WriterLock;
 use crate::types::{CollectionId, Lsn, RecordId, Tokenizer};
 
 /// Takes one batch of a replay.
@@ -76,6 +77,24 @@ impl Applier {
         })
     }
 
+    /// No cache: nothing is kept, no thread runs, and who asks is refused.
+    pub(crate) fn absent(why: &Error, tokenizers: Tokenizers) -> Applier {
+        let place = super::connection::Place::of(super::MetaLocation::Memory);
+        Applier {
+            shared: Arc::new(Shared::refusing(why)),
+            readers: Arc::new(Readers::new(place)),
+            tokenizers,
+            scratches: Mutex::default(),
+            pid: std::process::id(),
+            thread: Mutex::new(None),
+        }
+    }
+
+    /// Lets the cache ask `lock` whether the directory is still where it was.
+    pub(crate) fn guard_by(&self, lock: &Arc<WriterLock>) {
+        self.shared.guard_by(lock);
+    }
+
     /// Hands in committed rows, in LSN order. Waits if very much is queued already.
     pub(crate) fn submit(&self, batch: Box<dyn AppliedBatch>) {
         self.shared.submit(batch);
@@ -124,6 +143,7 @@ impl Applier {
         loop {
             attempt += 1;
             self.wait_applied(lsn)?;
+            self.shared.check_in_place()?;
             let generation = self.readers.generation();
             let result = self.readers.with(|reader| {
                 if reader.applied_lsn()? < lsn {
@@ -229,7 +249,8 @@ impl Worker {
                     self.apply(&[])
                 }
                 Job::Checkpoint(number) => {
-                    let result = self.store.checkpoint();
+                    let result =
+                        self.shared.check_in_place().map_err(Trouble::from).and_then(|()| self.store.checkpoint());
                     self.shared.durable(self.store.durable_lsn());
                     if let Err(Trouble::Damaged(why)) = &result {
                         self.shared.report_damage(why.clone());
@@ -238,7 +259,10 @@ impl Worker {
                     false
                 }
                 Job::Stop => {
-                    drop(self.store.close());
+                    match self.shared.check_in_place() {
+                        Ok(()) => drop(self.store.close()),
+                        Err(_) => self.store.abandon(),
+                    }
                     true
                 }
             };
@@ -270,6 +294,7 @@ impl Worker {
     }
 
     fn attempt(&mut self, batches: &[Box<dyn AppliedBatch>]) -> Outcome<()> {
+        self.shared.check_in_place()?;
         if self.damage.is_some() {
             self.store.begin_anew()?;
             self.readers.move_to(self.store.place().clone());

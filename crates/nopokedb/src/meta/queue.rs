@@ -7,12 +7,13 @@
 //! 3. Whoever waits for an LSN gets it, or the reason why it does not come.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::AppliedBatch;
 use super::connection::Trouble;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::io::lock::WriterLock;
 use crate::types::Lsn;
 
 /// Rows queued before submitters wait.
@@ -88,6 +89,8 @@ pub(super) struct Shared {
     work: Condvar,
     /// Something was done.
     done: Condvar,
+    /// The directory's lock, which knows whether the directory is still where it was.
+    home: OnceLock<Weak<WriterLock>>,
 }
 
 impl Shared {
@@ -99,6 +102,28 @@ impl Shared {
             ..ApplierStats::default()
         };
         Shared { queue: Mutex::new(Queue { stats, ..Queue::default() }), ..Shared::default() }
+    }
+
+    /// Of no cache: who waits is refused.
+    pub(super) fn refusing(why: &Error) -> Self {
+        let stats = ApplierStats { failures: PATIENCE, ..ApplierStats::default() };
+        let (failure, checkpoint_failure) = (Some(why.duplicate()), Some(why.duplicate()));
+        let queue = Queue { stats, failure, checkpoint_failure, checkpoints_done: u64::MAX, ..Queue::default() };
+        Shared { queue: Mutex::new(queue), ..Shared::default() }
+    }
+
+    pub(super) fn guard_by(&self, lock: &Arc<WriterLock>) {
+        // The first one stands: a directory is locked once.
+        let _ = self.home.set(Arc::downgrade(lock));
+    }
+
+    /// Refuses to open files by their path if the directory was moved or deleted: another database's may be there.
+    pub(super) fn check_in_place(&self) -> Result<()> {
+        if self.home.get().and_then(Weak::upgrade).is_none_or(|lock| lock.in_place()) {
+            return Ok(());
+        }
+        let words = "SQLite's cache rests: the database's directory was moved or deleted while it was open";
+        Err(Error::new(ErrorKind::Closed, words))
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {

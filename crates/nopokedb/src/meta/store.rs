@@ -136,6 +136,13 @@ impl MetaStore {
         Ok(())
     }
 
+    /// Lets go of the file without touching any by its path, as an ordinary close does with the write-ahead log: another
+    /// database's may be there.
+    pub(super) fn abandon(&mut self) {
+        // A connection is told to leave the log alone when it closes, until `close` says otherwise.
+        drop(self.conn.take());
+    }
+
     /// Checkpoints and closes. What fails here is done at the next open.
     pub(super) fn close(&mut self) -> Result<()> {
         let checkpointed = self.checkpoint();

@@ -188,6 +188,8 @@ impl Rows {
         match current.get(loc.segment()) {
             Some(segment) => read(segment, loc.offset()).map(Some),
             None if loc == GONE => Ok(None),
+            // An open database has at least the segment it writes to.
+            None if current.iter().next().is_none() => Err(Error::closed()),
             None => Err(Error::new(
                 ErrorKind::Corruption,
                 format!(

@@ -13,6 +13,7 @@ mod support;
 mod backups;
 mod broken;
 mod faults;
+mod readers;
 mod sqlite;
 mod table;
 mod workload;

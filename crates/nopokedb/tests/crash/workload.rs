@@ -13,7 +13,7 @@ use nopokedb::{Database, NewRow, Query};
 
 use crate::support::{Model, Row, Write, long, options, perform, served, tag, vector};
 
-const DIR: &str = "/db";
+pub const DIR: &str = "/db";
 
 /// One thing a program does.
 #[derive(Clone, Debug)]

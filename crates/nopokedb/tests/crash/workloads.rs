@@ -7,16 +7,16 @@ use crate::support::Write::{Add, Batch, Create, Delete, DeleteWhere, Document, D
 use crate::support::{long, seeds};
 use crate::workload::*;
 
-fn xs(n: u16) -> Vec<f32> {
+pub fn xs(n: u16) -> Vec<f32> {
     (0..n).map(f32::from).collect()
 }
 
 /// Adds rows with documents so long that four of them fill a segment.
-fn large(ids: std::ops::Range<u64>) -> Vec<Step> {
+pub fn large(ids: std::ops::Range<u64>) -> Vec<Step> {
     ids.flat_map(|id| [Do(Add(0, 1.0)), Do(Document(0, id, 14_000))]).collect()
 }
 
-fn steps(parts: impl IntoIterator<Item = Vec<Step>>) -> Vec<Step> {
+pub fn steps(parts: impl IntoIterator<Item = Vec<Step>>) -> Vec<Step> {
     parts.into_iter().flatten().collect()
 }
 
@@ -226,7 +226,7 @@ fn w27_everything_in_one_life() {
 }
 
 /// A life of random steps. The same for a seed.
-fn random(seed: u64, len: usize) -> Vec<Step> {
+pub fn random(seed: u64, len: usize) -> Vec<Step> {
     let mut rng = Rng(seed);
     let (mut model, mut steps) = (crate::support::Model::default(), Vec::new());
     while steps.len() < len {

@@ -95,6 +95,12 @@ impl<T> History<T> {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)[attempt].outcome = outcome;
     }
 
+    /// What was known after `point` operations.
+    pub fn at<R>(&self, point: usize, look: impl FnOnce(&Seen<'_, T>) -> R) -> R {
+        let attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        look(&Seen { attempts: &attempts, point })
+    }
+
     /// Starts `value`, does `operation`, and acknowledges if it says `Ok`.
     pub fn attempt<R, E>(&self, value: T, operation: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
         let attempt = self.start(value);

@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use super::image::{Ino, Node, Op, SyncFailure, parent};
-use super::state::State;
+use super::state::{State, Told};
 use super::{CallKind, Fault, SimDisk};
 use crate::io::mmap::Region;
-use crate::io::vfs::{Entry, EntryKind, LockGuard, OpenMode, Vfs, VfsFile};
+use crate::io::vfs::{Beacon, Entry, EntryKind, LockGuard, OpenMode, Vfs, VfsFile, Word};
 
 impl Vfs for SimDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
@@ -107,6 +107,33 @@ impl Vfs for SimDisk {
 
     fn network_file_system(&self, _path: &Path) -> io::Result<Option<String>> {
         Ok(self.state().network.clone())
+    }
+
+    fn beacon(&self, path: &Path) -> io::Result<Box<dyn Beacon>> {
+        Ok(Box::new(SimBeacon { disk: self.clone(), path: path.to_path_buf() }))
+    }
+
+    fn told(&self, path: &Path) -> io::Result<Option<Word>> {
+        Ok(self.state().told.iter().rev().find(|t| t.path == path).map(|t| t.word))
+    }
+}
+
+/// Says a word that belongs to the operations before it. It is no operation itself: nothing of it can survive a crash.
+#[derive(Debug)]
+struct SimBeacon {
+    disk: SimDisk,
+    path: PathBuf,
+}
+
+impl Beacon for SimBeacon {
+    fn tell(&self, word: &Word) -> io::Result<()> {
+        let mut state = self.disk.state();
+        if state.dead {
+            return Err(Errno::IO.into());
+        }
+        let (op, path) = (state.journal.len(), self.path.clone());
+        state.told.push(Told { op, path, word: *word });
+        Ok(())
     }
 }
 
@@ -220,6 +247,10 @@ impl VfsFile for SimFile {
 
     fn sync_all(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn has_name(&self) -> io::Result<bool> {
+        Ok(self.disk.state().now.live.names.values().any(|node| node.ino() == Some(self.ino)))
     }
 
     fn map(&self, capacity: u64) -> io::Result<Region> {

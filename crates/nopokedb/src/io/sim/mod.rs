@@ -140,6 +140,8 @@ impl SimDisk {
         killed.next_ino = state.next_ino;
         killed.reserved = state.reserved.clone();
         killed.quota = state.quota;
+        // Beacons outlive their process, and no loss of power: `crash` starts without.
+        killed.told = state.told.iter().filter(|told| told.op <= point).cloned().collect();
         SimDisk { state: Arc::new(Mutex::new(killed)) }
     }
 

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::fault::Faults;
 use super::image::{Cache, Image, Ino, Node, Op, parent};
 use crate::io::mmap::{Region, WeakRegion};
+use crate::io::vfs::Word;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -29,6 +30,17 @@ pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) quota: Option<(u64, i32)>,
     pub(super) network: Option<String>,
+    /// What beacons said, oldest first.
+    pub(super) told: Vec<Told>,
+}
+
+/// What a beacon said.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    /// After how many operations.
+    pub(super) op: usize,
+    pub(super) path: PathBuf,
+    pub(super) word: Word,
 }
 
 /// The regions that show a file.
@@ -55,6 +67,7 @@ impl State {
             faults: Faults::default(),
             quota: None,
             network: None,
+            told: Vec::new(),
         }
     }
 

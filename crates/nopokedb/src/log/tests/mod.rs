@@ -9,7 +9,7 @@ mod lifecycle;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::recover::{Recovered, open_read_only};
+use super::recover::Recovered;
 use super::*;
 use crate::error::Result;
 use crate::io::disk::Disk;
