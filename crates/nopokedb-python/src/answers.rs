@@ -1,6 +1,6 @@
 //! What the engine answers, as Python objects.
 
-use nopokedb::{Explanation, Facet, Hit, Include, Record, Scalar, Stats};
+use nopokedb::{Explanation, Facet, Hit, Include, Query, Record, Scalar, Stats};
 use numpy::PyArray1;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -10,13 +10,14 @@ use pyo3::types::{PyBool, PyDict, PyList, PyType};
 use crate::ids;
 use crate::json::Reader;
 
-/// Hits as dicts of id, metadata, score and distance, and what else was asked for.
+/// Hits as dicts of id, metadata, score and distance, and what else `query` asked for.
 pub(crate) fn hits<'py>(
     reader: &mut Reader<'py>,
     py: Python<'py>,
     hits: &[Hit],
-    include: Include,
+    query: &Query,
 ) -> PyResult<Bound<'py, PyList>> {
+    let include = query.include;
     let list = PyList::empty(py);
     for hit in hits {
         let dict = PyDict::new(py);
@@ -25,7 +26,14 @@ pub(crate) fn hits<'py>(
             dict.set_item(intern!(py, "metadata"), reader.dict(hit.metadata.as_ref())?)?;
         }
         dict.set_item(intern!(py, "score"), f64::from(hit.score))?;
-        dict.set_item(intern!(py, "distance"), f64::from(hit.distance))?;
+        // Without a vector there is no distance.
+        dict.set_item(intern!(py, "distance"), Some(f64::from(hit.distance)).filter(|d| !d.is_nan()))?;
+        if query.text.is_some() {
+            dict.set_item(intern!(py, "text_score"), hit.text_score.map(f64::from))?;
+        }
+        if include.snippet {
+            dict.set_item(intern!(py, "snippet"), hit.snippet.as_deref())?;
+        }
         if include.document {
             dict.set_item(intern!(py, "document"), hit.document.as_deref())?;
         }

@@ -7,6 +7,7 @@ use pyo3::types::{PyBool, PyDict, PyList, PyString, PyTuple};
 
 use crate::errors::{caused_by, invalid, raise, type_name};
 use crate::rerank::Rerank;
+use crate::words::Words;
 use crate::{ids, json, rows};
 
 /// The arguments of `query` and `query_many`; `None` is the default. Those that are only given by name are listed once, in
@@ -30,6 +31,7 @@ pub(crate) struct Asked<'py> {
     rerank_factor: Option<Bound<'py, PyAny>>,
     recall: Option<Bound<'py, PyAny>>,
     explain: Option<Bound<'py, PyAny>>,
+    words: Words<'py>,
 }
 
 impl<'py> Asked<'py> {
@@ -58,6 +60,11 @@ impl<'py> Asked<'py> {
                 "rerank_factor" => &mut asked.rerank_factor,
                 "recall" => &mut asked.recall,
                 "explain" if method == "query" => &mut asked.explain,
+                "text" => &mut asked.words.text,
+                "text_mode" => &mut asked.words.mode,
+                "text_syntax" => &mut asked.words.syntax,
+                "fusion" => &mut asked.words.fusion,
+                "highlight" => &mut asked.words.highlight,
                 other => {
                     let message = format!("{method}() got an unexpected keyword argument '{other}'");
                     return Err(PyTypeError::new_err(message));
@@ -88,6 +95,8 @@ impl<'py> Asked<'py> {
             diversity: self.mmr.as_ref().map_or(Ok(None), diversity)?,
             group: self.group()?,
             positive: self.positive.as_ref().map_or(Ok(Vec::new()), |ids| examples("positive", ids))?,
+            text: self.words.text()?,
+            fusion: self.words.fusion()?,
             negative: self.negative.as_ref().map_or(Ok(Vec::new()), |ids| examples("negative", ids))?,
         })
     }
@@ -156,18 +165,19 @@ pub(crate) fn include(value: Option<&Bound<'_, PyAny>>) -> PyResult<Include> {
     let Some(value) = value else { return Ok(Include::default()) };
     let py = value.py();
     let refused = |found: &str| {
-        let names = "\"metadata\", \"document\" and \"vector\"";
+        let names = "\"metadata\", \"document\", \"vector\" and \"snippet\"";
         invalid(py, format!("include must be a list of some of {names}, got {found}"))
     };
     let items = value.try_iter().ok().filter(|_| !value.is_instance_of::<PyString>());
     let items = items.ok_or_else(|| refused(&value.repr().map_or_else(|_| "?".into(), |r| r.to_string())))?;
-    let mut include = Include { metadata: false, document: false, vector: false };
+    let mut include = Include::NONE;
     for item in items {
         let item = item?;
         match item.extract::<String>().as_deref() {
             Ok("metadata") => include.metadata = true,
             Ok("document") => include.document = true,
             Ok("vector") => include.vector = true,
+            Ok("snippet") => include.snippet = true,
             _ => return Err(refused(&item.repr()?.to_string_lossy())),
         }
     }
@@ -204,7 +214,7 @@ fn examples(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<Id>> {
 }
 
 /// A limit. Rounded to what scores and distances are, which are f32.
-fn number(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f32> {
+pub(crate) fn number(name: &str, value: &Bound<'_, PyAny>) -> PyResult<f32> {
     let py = value.py();
     let number = value.extract::<f64>();
     #[allow(clippy::cast_possible_truncation)] // beyond f32 is infinite, which no distance passes

@@ -11,6 +11,7 @@
 //! | `asked.rs` | what a query asks for: filters, limits, what hits carry |
 //! | `progress.rs` | how far a long call is |
 //! | `rerank.rs` | hits in the order of the caller's own function |
+//! | `words.rs` | what a query searches documents for |
 //! | `ids.rs` | ids, and what is done where they exist |
 //! | `rows.rs` | counts, seconds, documents, lists of metadata |
 //! | `json/` | dicts to metadata and back |
@@ -34,6 +35,7 @@ mod rerank;
 mod rows;
 mod upkeep;
 mod vectors;
+mod words;
 mod writes;
 
 use pyo3::prelude::*;

@@ -11,6 +11,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::asked::{self, Asked};
 use crate::database::NoPokeDB;
 use crate::json::Reader;
+use crate::opened::Opened;
 use crate::progress::Progress;
 use crate::{answers, ids, rows, vectors};
 
@@ -21,7 +22,8 @@ impl NoPokeDB {
         signature = (vector=None, k=None, ef=None, **named),
         text_signature = "($self, vector=None, k=5, ef=None, *, where=None, min_score=None, max_distance=None, offset=0, \
                           include=None, exact=False, recall=None, mmr=None, group_by=None, group_size=1, positive=None, \
-                          negative=None, rerank=None, rerank_factor=4, explain=False)"
+                          negative=None, rerank=None, rerank_factor=4, explain=False, text=None, text_mode='any', text_syntax='plain', \
+                          fusion='rrf', highlight=('**', '**'))"
     )]
     fn query<'py>(
         &self,
@@ -37,7 +39,8 @@ impl NoPokeDB {
         let vector = match vector {
             Some(vector) => vectors::one(vector, opened.collection.dim())?,
             None if !query.positive.is_empty() || !query.negative.is_empty() => Vec::new(),
-            None => return Err(PyTypeError::new_err("query() needs a vector, or positive=[ids]")),
+            None if query.text.is_some() => Vec::new(),
+            None => return Err(PyTypeError::new_err("query() needs a vector, a text, or positive=[ids]")),
         };
         let rerank = asked.rerank()?;
         let wider = rerank.as_ref().map(|rerank| rerank.wider(py, &query)).transpose()?;
@@ -46,10 +49,15 @@ impl NoPokeDB {
             let (hits, explanation) = opened.run(py, |o| o.collection.explain(&vector, sought))?;
             (hits, Some(explanation))
         } else {
-            (opened.run(py, |o| o.collection.query(&vector, sought))?, None)
+            let by_words = vector.is_empty() && sought.text.is_some();
+            let search = |o: &Opened| match by_words {
+                true => o.collection.search_text(sought),
+                false => o.collection.query(&vector, sought),
+            };
+            (opened.run(py, search)?, None)
         };
         let start = Instant::now();
-        let hits = answers::hits(&mut Reader::new(py), py, &found, sought.include)?;
+        let hits = answers::hits(&mut Reader::new(py), py, &found, sought)?;
         let dicts = start.elapsed();
         let hits = rerank.as_ref().map_or(Ok(hits.clone()), |rerank| rerank.apply(&hits, &query))?;
         let Some(mut explanation) = explanation else { return Ok(hits) };
@@ -93,7 +101,8 @@ impl NoPokeDB {
         signature = (vectors, k=None, ef=None, **named),
         text_signature = "($self, vectors, k=5, ef=None, *, where=None, min_score=None, max_distance=None, offset=0, \
                           include=None, exact=False, recall=None, mmr=None, group_by=None, group_size=1, rerank=None, \
-                          rerank_factor=4)"
+                          rerank_factor=4, text=None, text_mode='any', text_syntax='plain', \
+                          fusion='rrf', highlight=('**', '**'))"
     )]
     fn query_many<'py>(
         &self,
@@ -119,7 +128,7 @@ impl NoPokeDB {
         let mut reader = Reader::new(py);
         let lists = PyList::empty(py);
         for hits in &answered {
-            let hits = answers::hits(&mut reader, py, hits, sought.include)?;
+            let hits = answers::hits(&mut reader, py, hits, sought)?;
             lists.append(rerank.as_ref().map_or(Ok(hits.clone()), |rerank| rerank.apply(&hits, &query))?)?;
         }
         Ok(lists)

@@ -4,6 +4,7 @@
 pub(crate) mod batch;
 mod facets;
 mod select;
+mod text;
 mod write;
 
 use std::sync::Arc;
@@ -202,6 +203,9 @@ impl Collection {
         self.check()?;
         self.check_vector(vector, query)?;
         query.validate()?;
+        if query.text.is_some() {
+            return self.hybrid(Some(vector), query);
+        }
         Ok(self.search(vector, shared(query), query)?.pop().unwrap_or_default())
     }
 
@@ -213,6 +217,9 @@ impl Collection {
         self.check()?;
         self.check_vector(vector, query)?;
         query.validate()?;
+        if query.text.is_some() {
+            return Err(Error::argument("explain tells how vectors are searched; leave out text"));
+        }
         let (mut hits, explanation) = self.search_traced(vector, shared(query), query, Trace::on)?;
         Ok((hits.pop().unwrap_or_default(), explanation))
     }
@@ -243,6 +250,13 @@ impl Collection {
 
     /// The hits of each of `vectors`, all in one snapshot; `filters` stand for that of `query`.
     fn search(&self, vectors: &[f32], filters: Filters<'_>, query: &Query) -> Result<Vec<Vec<Hit>>> {
+        if query.text.is_some() {
+            let each = |(i, vector)| {
+                let filter = filters.of(i).cloned();
+                self.hybrid(Some(vector), &Query { filter, ..query.clone() })
+            };
+            return vectors.chunks_exact(self.dim()).enumerate().map(each).collect();
+        }
         Ok(self.search_traced(vectors, filters, query, Trace::default)?.0)
     }
 

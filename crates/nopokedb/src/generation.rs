@@ -19,6 +19,7 @@ use crate::log::Segment;
 use crate::log::{FrameView, RowKind};
 use crate::query::matches::FilterCache;
 use crate::query::target::Calibration;
+use crate::text::TextCache;
 use crate::types::{Id, Lsn, RecordId, Slot};
 use crate::vectors::ids::IdMap;
 use crate::vectors::keys::places;
@@ -37,6 +38,8 @@ pub(crate) struct Generation {
     pub(crate) filters: FilterCache,
     /// What it takes to reach a recall.
     pub(crate) calibration: Calibration,
+    /// Which slots' documents have the words asked for last.
+    pub(crate) texts: TextCache,
     segments: SharedSegments,
     /// How many slots were dead at the last repair of the graph.
     repaired: AtomicU32,
@@ -76,6 +79,7 @@ impl Generation {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             filters: FilterCache::default(),
             calibration: Calibration::default(),
+            texts: TextCache::default(),
             segments: segments.clone(),
             repaired: AtomicU32::new(0),
         }

@@ -30,6 +30,7 @@ mod recover;
 mod schedules;
 mod stats;
 mod sync;
+mod text;
 mod types;
 mod vectors;
 mod verify;
@@ -44,8 +45,10 @@ pub use import::{Ids, Imported};
 pub use metadata::{MAX_DEPTH, MAX_METADATA_BYTES, Metadata};
 pub use options::{CollectionOptions, MAX_DIM, Options};
 pub use query::explain::{Explanation, Plan};
+pub use query::fuse::Fusion;
 pub use query::request::{Diversity, Grouping, Hit, Include, Query};
 pub use stats::Stats;
+pub use text::request::{Text, TextMode, TextSyntax};
 pub use types::{CollectionId, Id, Lsn, Metric, SegmentNo, Slot, Tokenizer};
 pub use verify::Report;
 

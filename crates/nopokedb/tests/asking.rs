@@ -102,7 +102,7 @@ fn grouping_gives_the_best_hits_of_each_value_and_always_min_k_groups() {
 
 /// The definition, straight from its formula, over the true ranking.
 fn naive_mmr(c: &Collection, metric: Metric, vector: &[f32], fetch: usize, k: usize, lambda: f32) -> Vec<Id> {
-    let include = nopokedb::Include { metadata: false, document: false, vector: true };
+    let include = nopokedb::Include { metadata: false, document: false, vector: true, ..nopokedb::Include::NONE };
     let rows = c.query(vector, &Query { exact: true, include, ..Query::nearest(fetch) }).unwrap();
     let similarity = |a: &Hit, b: &Hit| {
         let (a, b) = (a.vector.as_ref().unwrap(), b.vector.as_ref().unwrap());

@@ -223,9 +223,9 @@ fn hits_carry_what_is_asked_for() {
     let hit = |include| c.query(&[4.1, 0.0], &Query { include, ..Query::nearest(1) }).unwrap().remove(0);
     let usual = hit(Include::default());
     assert_eq!((usual.metadata, usual.document, usual.vector), (object(r#"{"n":4}"#), None, None));
-    let all = hit(Include { metadata: true, document: true, vector: true });
+    let all = hit(Include { metadata: true, document: true, vector: true, ..Include::NONE });
     assert_eq!((all.document.as_deref(), all.vector), (Some("row 4"), Some(vec![4.0, 0.0])));
-    let none = hit(Include { metadata: false, document: false, vector: false });
+    let none = hit(Include::NONE);
     assert_eq!((none.metadata, none.document, none.vector), (None, None, None));
 }
 

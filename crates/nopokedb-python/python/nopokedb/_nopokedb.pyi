@@ -16,7 +16,8 @@ _Filter = Union[dict[str, Any], str]
 _Tokenizer = Literal["unicode61", "porter", "trigram"]
 _Id = Union[SupportsIndex, str]
 _OnConflict = Literal["error", "skip", "replace"]
-_Include = Iterable[Literal["metadata", "document", "vector"]]
+_Include = Iterable[Literal["metadata", "document", "vector", "snippet"]]
+_Fusion = Union[Literal["rrf"], Mapping[Literal["k", "vector", "text"], SupportsFloat]]
 
 class Hit(TypedDict):
     id: Union[int, str]
@@ -25,10 +26,12 @@ class Hit(TypedDict):
     distance: float
 
 class FullHit(Hit, total=False):
-    """A hit when `include`, `group_by` or `rerank` is given: it holds what they ask for."""
+    """A hit when `include`, `text`, `group_by` or `rerank` is given: it holds what they ask for."""
 
     document: Optional[str]
     vector: NDArray[float32]
+    text_score: Optional[float]
+    snippet: Optional[str]
     group: Union[str, int, float, bool, None]
     rerank_score: float
 
@@ -166,6 +169,11 @@ class NoPokeDB:
         rerank: Optional[_Rerank] = None,
         rerank_factor: SupportsIndex = 4,
         explain: bool = False,
+        text: Optional[str] = None,
+        text_mode: Literal["any", "all"] = "any",
+        text_syntax: Literal["plain", "fts5"] = "plain",
+        fusion: _Fusion = "rrf",
+        highlight: tuple[str, str] = ("**", "**"),
     ) -> list[FullHit]: ...
     def query_many(
         self,
@@ -185,6 +193,11 @@ class NoPokeDB:
         group_size: SupportsIndex = 1,
         rerank: Optional[_Rerank] = None,
         rerank_factor: SupportsIndex = 4,
+        text: Optional[str] = None,
+        text_mode: Literal["any", "all"] = "any",
+        text_syntax: Literal["plain", "fts5"] = "plain",
+        fusion: _Fusion = "rrf",
+        highlight: tuple[str, str] = ("**", "**"),
     ) -> list[list[FullHit]]: ...
     def count(self, where: Optional[_Filter] = None) -> int: ...
     def facets(self, field: str, where: Optional[_Filter] = None, *, limit: SupportsIndex = 100) -> list[Facet]: ...

@@ -112,7 +112,7 @@ impl Collection {
         query.validate()?;
         let with_itself = Query {
             k: query.k.saturating_add(1),
-            include: Include { metadata: false, document: false, vector: false },
+            include: Include::NONE,
             filter: query.filter.clone(),
             ef: query.ef,
             recall: query.recall,

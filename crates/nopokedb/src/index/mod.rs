@@ -55,7 +55,7 @@ use near::{Near, Probe};
 use plan::{Costs, MEASURED_EF, MEASURED_K, MEASURED_QUERIES, Plan};
 use scan::{FlatScratch, Lane};
 use space::{Space, Stored};
-use topk::TopK;
+use topk::{TopK, answer};
 pub(crate) use work::Way;
 
 /// Below this many rows a scan of the codes costs about as much as a walk (under 50 us on the machines measured) and misses
@@ -603,8 +603,4 @@ impl Index {
 /// Whether a row is live as far as `view` knows: one that it does not reach yet was appended after it.
 fn may_live(view: &dyn Visibility, slot: u32) -> bool {
     slot >= view.len() || view.is_live(Slot(slot))
-}
-
-fn answer(top: &mut TopK) -> Vec<(f32, Slot)> {
-    top.sorted().iter().map(|&(distance, slot)| (distance, Slot(slot))).collect()
 }

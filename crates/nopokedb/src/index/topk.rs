@@ -7,6 +7,8 @@
 
 use std::cmp::Ordering;
 
+use crate::types::Slot;
+
 /// A scored row.
 pub(crate) type Scored = (f32, u32);
 
@@ -75,6 +77,11 @@ impl TopK {
         self.entries.sort_unstable_by(by_distance);
         &self.entries
     }
+}
+
+/// The best that were offered, as an answer.
+pub(super) fn answer(top: &mut TopK) -> Vec<(f32, Slot)> {
+    top.sorted().iter().map(|&(distance, slot)| (distance, Slot(slot))).collect()
 }
 
 #[cfg(test)]

@@ -327,6 +327,28 @@ impl Scratch {
         Ok(words)
     }
 
+    /// Which of `documents` have which of `terms`, that are words: once for each time, by the term's position, and for each
+    /// term in ascending order of the documents' numbers.
+    pub(crate) fn occurrences<'t>(
+        &self,
+        documents: &[(u32, String)],
+        terms: impl Iterator<Item = &'t Term>,
+        each: &mut dyn FnMut(usize, u32),
+    ) -> Outcome<()> {
+        let undone = self.conn.unchecked_transaction()?;
+        let mut insert = undone.prepare_cached("INSERT INTO s(rowid, document) VALUES (?1, ?2)")?;
+        documents.iter().try_for_each(|(number, text)| insert.execute((number, text)).map(drop))?;
+        let mut select = undone.prepare_cached("SELECT doc FROM words WHERE term = ?1")?;
+        for (i, term) in terms.enumerate() {
+            let Term::Word(word) = term else { continue };
+            let mut rows = select.query([word])?;
+            while let Some(row) = rows.next()? {
+                each(i, row.get(0)?);
+            }
+        }
+        Ok(())
+    }
+
     /// Why `expression` is not of FTS5's query language, if it is not.
     pub(crate) fn check(&self, expression: &str) -> Result<(), String> {
         let run = || {

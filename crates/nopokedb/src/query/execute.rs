@@ -53,7 +53,7 @@ pub(crate) enum Filters<'a> {
 
 impl<'a> Filters<'a> {
     /// The filter of the `i`-th query.
-    fn of(self, i: usize) -> Option<&'a Filter> {
+    pub(crate) fn of(self, i: usize) -> Option<&'a Filter> {
         match self {
             Filters::Shared(filter) => filter,
             Filters::Each(filters) => filters.get(i).and_then(Option::as_ref),
@@ -77,7 +77,7 @@ pub(crate) struct Sought<'a> {
 pub(crate) fn run(scope: &Scope<'_>, sought: Sought<'_>, query: &Query) -> Result<Option<Vec<Vec<Hit>>>> {
     let live = scope.view.snapshot.live as usize;
     if live == 0 {
-        return Err(Error::new(ErrorKind::Empty, "the database is empty; add vectors before querying"));
+        return Err(empty());
     }
     SCRATCHES.with_borrow_mut(|scratches| {
         if query.has_stages() || !sought.without.is_empty() {
@@ -87,6 +87,16 @@ pub(crate) fn run(scope: &Scope<'_>, sought: Sought<'_>, query: &Query) -> Resul
         let nearest = scope.nearest_of_all(sought, k, query, scratches)?;
         nearest.into_iter().map(|nearest| scope.plain_hits(nearest, query)).collect()
     })
+}
+
+/// Runs a search with this thread's working memory.
+pub(crate) fn with_scratch<R>(search: impl FnOnce(&mut Scratch) -> R) -> R {
+    SCRATCHES.with_borrow_mut(|scratches| search(&mut scratches[0]))
+}
+
+/// What a collection without rows answers.
+pub(crate) fn empty() -> Error {
+    Error::new(ErrorKind::Empty, "the database is empty; add vectors before querying")
 }
 
 impl Scope<'_> {
@@ -194,7 +204,7 @@ impl Scope<'_> {
         }
     }
 
-    fn hit(&self, row: &RowView<'_>, distance: f32, query: &Query) -> Hit {
+    pub(super) fn hit(&self, row: &RowView<'_>, distance: f32, query: &Query) -> Hit {
         let include = query.include;
         let metadata = row.metadata.filter(|_| include.metadata);
         Hit {
@@ -205,6 +215,8 @@ impl Scope<'_> {
             document: row.document.filter(|_| include.document).map(str::to_owned),
             vector: row.vector.filter(|_| include.vector).map(<[f32]>::to_vec),
             group: None,
+            text_score: None,
+            snippet: None,
         }
     }
 }

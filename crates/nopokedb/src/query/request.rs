@@ -5,6 +5,8 @@ use crate::filter::values::Path;
 use crate::filter::{Filter, Scalar};
 use crate::metadata::Metadata;
 use crate::options::in_range;
+use crate::query::fuse::Fusion;
+use crate::text::request::Text;
 use crate::types::Id;
 
 /// How to search. Build one with [`Query::default`] (`k` = 5) and change what you need.
@@ -22,6 +24,11 @@ pub struct Query {
     pub max_distance: Option<f32>,
     /// What hits carry besides id, score and distance.
     pub include: Include,
+    /// Words to search the documents for, alone ([`Collection::search_text`](crate::Collection::search_text)) or beside the
+    /// vector.
+    pub text: Option<Text>,
+    /// How the order by words and the order by vectors become one.
+    pub fusion: Fusion,
     /// Beam width in the graph: higher is more exact and slower. `None` uses the database's.
     pub ef: Option<usize>,
     /// The share of the nearest rows to be found, in place of `ef`: above 0, at most 1. What that takes is measured on the
@@ -77,11 +84,18 @@ pub struct Include {
     pub document: bool,
     /// The vector exactly as it was given.
     pub vector: bool,
+    /// What of the document has the words that were searched for.
+    pub snippet: bool,
+}
+
+impl Include {
+    /// Nothing.
+    pub const NONE: Include = Include { metadata: false, document: false, vector: false, snippet: false };
 }
 
 impl Default for Include {
     fn default() -> Self {
-        Include { metadata: true, document: false, vector: false }
+        Include { metadata: true, ..Include::NONE }
     }
 }
 
@@ -94,6 +108,8 @@ impl Default for Query {
             min_score: None,
             max_distance: None,
             include: Include::default(),
+            text: None,
+            fusion: Fusion::default(),
             ef: None,
             recall: None,
             exact: false,
@@ -126,6 +142,8 @@ impl Query {
                 return Err(Error::argument(format!("{name} must be a number, got NaN")));
             }
         }
+        self.text.as_ref().map_or(Ok(()), Text::validate)?;
+        self.fusion.validate()?;
         self.filter.as_ref().map_or(Ok(()), Filter::check)?;
         self.validate_stages()?;
         match self.recall {
@@ -136,6 +154,11 @@ impl Query {
                 return Err(Error::argument("recall says what is to be found, ef how hard to look; give one of them"));
             }
             _ => {}
+        }
+        if self.text.is_some() && (self.has_stages() || self.has_examples()) {
+            let message = "text goes with a vector, where, limits, offset and include; mmr, group_by, positive and negative \
+                           are for queries without text";
+            return Err(Error::argument(message));
         }
         self.ef.map_or(Ok(()), |ef| in_range("ef", ef, 1, 65_536))
     }
@@ -175,9 +198,10 @@ impl Query {
 pub struct Hit {
     /// The row's id.
     pub id: Id,
-    /// Higher is better: `1 - distance` for cosine, `-distance` for l2 and ip.
+    /// Higher is better: `1 - distance` for cosine, `-distance` for l2 and ip; by words alone BM25; by both what
+    /// [`Fusion`] says.
     pub score: f32,
-    /// `1 - cos`, squared l2 or `1 - dot`, computed from the stored f32 vectors.
+    /// `1 - cos`, squared l2 or `1 - dot`, computed from the stored f32 vectors. NaN if no vector was asked for.
     pub distance: f32,
     /// The row's metadata, if it has any and [`Include`] asks for it.
     pub metadata: Option<Metadata>,
@@ -187,4 +211,8 @@ pub struct Hit {
     pub vector: Option<Vec<f32>>,
     /// The value that [`Query::group`] goes by; null for rows without one.
     pub group: Option<Scalar>,
+    /// BM25, if words were asked for and the row has any of them.
+    pub text_score: Option<f32>,
+    /// Words of the document around those that were asked for, if [`Include`] asks for it and there are any.
+    pub snippet: Option<String>,
 }

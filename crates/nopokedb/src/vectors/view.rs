@@ -36,6 +36,21 @@ pub(crate) struct View<'a> {
 }
 
 impl View<'_> {
+    /// This as it was at `lsn`, if it has gone on since.
+    pub(crate) fn back_at(mut self, lsn: Lsn) -> Self {
+        let Snapshot { len, lsn: now, .. } = self.snapshot;
+        if lsn < now {
+            let (mut low, mut high) = (0, len);
+            while low < high {
+                let middle = low + (high - low) / 2;
+                if self.rows.lsn(Slot(middle)) <= lsn { low = middle + 1 } else { high = middle }
+            }
+            let live = (0..low).filter(|&slot| self.rows.alive_at(Slot(slot), lsn)).count();
+            self.snapshot = Snapshot { len: low, lsn, live: u32::try_from(live).unwrap_or(low) };
+        }
+        self
+    }
+
     /// Calls `read` with the row of a live slot as it stands in the log.
     pub(crate) fn with_row<R>(&self, slot: Slot, read: impl FnOnce(RowView<'_>) -> Result<R>) -> Result<Option<R>> {
         self.rows.with_segment(slot, &self.segments, |segment, offset| read(segment.row_at_vector(offset)?))

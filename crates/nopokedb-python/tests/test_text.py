@@ -1,0 +1,94 @@
+"""Text and hybrid search from Python."""
+
+import numpy as np
+import pytest
+
+from nopokedb import EmptyError, InvalidError, NoPokeDB
+
+DOCUMENTS = ["a red apple", "a green apple and a pear", "Crème brûlée", None]
+
+
+@pytest.fixture
+def db(tmp_path):
+    with NoPokeDB(dim=2, path=tmp_path / "db", space="l2") as db:
+        db.add_many(np.array([[0, 0], [1, 0], [2, 0], [3, 0]]), [{"n": n} for n in range(4)], documents=DOCUMENTS)
+        yield db
+
+
+def ids(hits):
+    return [hit["id"] for hit in hits]
+
+
+def test_words_alone_are_ranked_and_have_no_distance(db):
+    hits = db.query(text="apple PEAR!", k=5)
+    assert ids(hits) == [1, 0]
+    assert all(hit["distance"] is None and hit["score"] == hit["text_score"] for hit in hits)
+    assert ids(db.query(text="creme BRULEE")) == [2]
+    assert ids(db.query(text="apple pear", text_mode="all")) == [1]
+    assert ids(db.query(text="pear OR brul*", text_syntax="fts5")) in ([1, 2], [2, 1])
+    assert db.query(text="?!") == []
+
+
+def test_a_vector_and_words_give_both_scores(db):
+    hits = db.query([3, 0], text="red", k=4)
+    assert sorted(ids(hits)) == [0, 1, 2, 3]
+    assert hits[0]["id"] == 0 and hits[0]["distance"] == 9.0 and hits[0]["text_score"] > 0
+    assert {hit["text_score"] for hit in hits[1:]} == {None}
+    assert ids(db.query([3, 0], text="red", k=1, fusion={"vector": 1, "text": 0})) == [3]
+    assert ids(db.query([3, 0], text="red", k=1, fusion={"vector": 0, "text": 1})) == [0]
+    assert "text_score" not in db.query([3, 0])[0]
+    assert [ids(hits) for hits in db.query_many([[3, 0], [2, 0]], text="red", k=1)] == [[0], [0]]
+
+
+def test_filters_limits_and_reranking_apply(db):
+    assert ids(db.query(text="apple", where="n > 0")) == [1]
+    assert ids(db.query([0, 0], text="apple", where={"n": 2}, k=3)) == [2]
+    best = db.query(text="apple")[0]
+    assert ids(db.query(text="apple", min_score=best["score"])) == [best["id"]]
+    assert ids(db.query(text="apple", offset=1)) == ids(db.query(text="apple"))[1:]
+    assert ids(db.query(text="apple", rerank=lambda hits: [float(hit["id"]) for hit in hits])) == [1, 0]
+
+
+def test_snippets_show_what_was_found(db):
+    hits = db.query(text="apple", include=["snippet", "document"], highlight=("<b>", "</b>"))
+    assert {hit["snippet"] for hit in hits} == {"a red <b>apple</b>", "a green <b>apple</b> and a pear"}
+    assert db.query([3, 0], text="apple", k=4, include=["snippet"])[-1].keys() >= {"snippet"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"text": ""},
+        {"text": " "},
+        {"text": 3},
+        {"text": "a AND", "text_syntax": "fts5"},
+        {"text": "a", "text_syntax": "sql"},
+        {"text": "a", "text_mode": "some"},
+        {"text": "a", "fusion": "sum"},
+        {"text": "a", "fusion": {"vector": 1}},
+        {"text": "a", "fusion": {"vector": -1, "text": 1}},
+        {"text": "a", "highlight": "b"},
+        {"text": "a", "max_distance": 1},
+        {"text": "a", "mmr": 0.5},
+        {"text": "x" * 70_000},
+    ],
+)
+def test_what_makes_no_sense_is_refused(db, wrong):
+    with pytest.raises(InvalidError):
+        db.query(**wrong)
+    with pytest.raises(InvalidError):
+        db.query([0, 0], text_mode="all")
+
+
+def test_an_unknown_tokenizer_is_refused_and_an_empty_database_says_so(tmp_path):
+    with pytest.raises(InvalidError, match="unicode61.*porter.*trigram"):
+        NoPokeDB(dim=2, path=tmp_path / "a", tokenizer="snowball")
+    with NoPokeDB(dim=2, path=tmp_path / "b", tokenizer="porter") as db:
+        assert db.tokenizer == "porter"
+        with pytest.raises(EmptyError):
+            db.query(text="anything")
+        db.add([0, 0], document="running")
+        assert ids(db.query(text="runs")) == [0]
+        cjk = db.collection("cjk", dim=2, tokenizer="trigram")
+        cjk.add([0, 0], document="向量数据库")
+        assert ids(cjk.query(text="数据库")) == ids(cjk.query(text="数据")) == [0]

@@ -1,0 +1,77 @@
+//! Search by words, and by words and a vector.
+//!
+//! What was acknowledged must be found, and what was deleted must not. SQLite follows the log a little later, so a search
+//! waits until it has caught up with what was visible when it began, and then looks at memory as it was at the LSN that
+//! SQLite has reached: both sides answer from one state.
+
+use std::sync::Arc;
+
+use super::Collection;
+use crate::error::{Error, Result};
+use crate::meta::{Outcome, Reader};
+use crate::query::execute::{self, Scope};
+use crate::query::explain::Trace;
+use crate::query::hybrid::Hybrid;
+use crate::query::request::{Hit, Query};
+use crate::text::postings::Source;
+
+impl Collection {
+    /// The `k` rows whose documents match the query's text best, by BM25: `min(k, matching rows)`, unless `min_score` leaves
+    /// out more. Hits have no distance (NaN).
+    ///
+    /// # Errors
+    /// `Invalid` when there is no text, or it is empty, or is no FTS5 expression where it should be one, or a
+    /// `max_distance` is given; `Empty` when no row is live; `Corruption`, `Io`, `Closed`.
+    pub fn search_text(&self, query: &Query) -> Result<Vec<Hit>> {
+        self.check()?;
+        query.validate()?;
+        if query.text.is_none() {
+            return Err(Error::argument("there is nothing to search for; give a vector, a text, or both"));
+        }
+        if query.max_distance.is_some() {
+            return Err(Error::argument("max_distance needs a vector to be distant from; give one, or use min_score"));
+        }
+        self.hybrid(None, query)
+    }
+
+    /// Searches by the query's text, and by `vector` if there is one.
+    pub(super) fn hybrid(&self, vector: Option<&[f32]>, query: &Query) -> Result<Vec<Hit>> {
+        loop {
+            let generation = self.core.generation();
+            let begun = generation.view().snapshot;
+            if begun.live == 0 {
+                return Err(execute::empty());
+            }
+            let search = |reader: &Reader<'_>| -> Outcome<Option<Vec<Hit>>> {
+                let applied = reader.applied_lsn()?;
+                let view = generation.view().back_at(applied);
+                // A rebuilt generation lacks rows that had died before it took over.
+                if !Arc::ptr_eq(&generation, &self.core.generation()) {
+                    return Ok(None);
+                }
+                let scope = Scope {
+                    index: &generation.index,
+                    view,
+                    filters: &generation.filters,
+                    calibration: &generation.calibration,
+                    trace: Trace::default(),
+                    metric: self.metric(),
+                    ef: self.ef(),
+                };
+                let Some(text) = &query.text else { return Ok(Some(Vec::new())) };
+                let source = Source {
+                    applier: &self.handle.engine.applier,
+                    reader,
+                    applied,
+                    collection: self.core.id,
+                    tokenizer: self.tokenizer(),
+                    view: &scope.view,
+                };
+                Hybrid { scope: &scope, source: &source, cache: &generation.texts, vector, text, query }.run()
+            };
+            if let Some(hits) = self.handle.engine.applier.read(begun.lsn, search)? {
+                return Ok(hits);
+            }
+        }
+    }
+}
