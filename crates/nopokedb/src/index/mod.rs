@@ -405,37 +405,6 @@ impl Index {
         }
     }
 
-    /// Compares the `f32` rows of `slots`, as far as `view` sees them.
-    pub(crate) fn search_slots(
-        &self,
-        vector: &[f32],
-        k: usize,
-        slots: impl Iterator<Item = Slot>,
-        view: &dyn Visibility,
-        scratch: &mut Scratch,
-    ) -> Result<Vec<(f32, Slot)>> {
-        self.space.probe(vector, &mut scratch.probe.exact)?;
-        scratch.top.reset(k);
-        scratch.way = Way::Gather;
-        for slot in slots.filter(|slot| view.is_live(*slot)) {
-            if let Some(distance) = self.space.exact(&scratch.probe.exact, slot.0)? {
-                scratch.top.offer(distance, slot.0);
-            }
-        }
-        Ok(answer(&mut scratch.top))
-    }
-
-    /// Compares the `f32` row of every slot in `view`.
-    pub(crate) fn search_exact(
-        &self,
-        vector: &[f32],
-        k: usize,
-        view: &dyn Visibility,
-        scratch: &mut Scratch,
-    ) -> Result<Vec<(f32, Slot)>> {
-        self.search_slots(vector, k, (0..view.len()).map(Slot), view, scratch)
-    }
-
     /// Scans the codes of every row of `view`.
     pub(crate) fn search_flat(
         &self,
