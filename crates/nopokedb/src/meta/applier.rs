@@ -159,11 +159,18 @@ impl Applier {
                         self.shared.report_damage(why);
                     }
                 }
+                // The file was taken away while it was opened, for another reader had met damage in it.
+                Err(_) if attempt < ATTEMPTS && self.is_another(generation, lsn) => {}
                 Err(trouble) => return Err(trouble.into()),
                 // The cache was begun anew just now: wait for it again.
                 Ok(None) => std::thread::yield_now(),
             }
         }
+    }
+
+    /// Whether the file is no longer the one that was read as `generation`, when it had everything up to `lsn`.
+    fn is_another(&self, generation: u64, lsn: Lsn) -> bool {
+        self.readers.generation() != generation || self.shared.stats().applied_lsn < lsn
     }
 
     /// The record `id` as of `lsn` or later.
