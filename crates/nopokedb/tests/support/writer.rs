@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use nopokedb::{Database, Id};
+use nopokedb::{Database, Id, Options};
 
 use super::{Model, Rng, Row, Write, options, perform, served};
 
@@ -40,7 +40,8 @@ fn operation(t: u64, i: u64) -> Write {
 pub fn write_if_asked() {
     let (Ok(dir), Ok(from)) = (std::env::var(DIR), std::env::var(FROM)) else { return };
     let from: Vec<u64> = from.split(',').map(|n| n.parse().unwrap()).collect();
-    let db = Database::open(dir, options()).unwrap();
+    // A program that another test starts at this moment may hold the lock of the last opening until it runs.
+    let db = Database::open(dir, Options { timeout_ms: 10_000, ..options() }).unwrap();
     std::thread::scope(|s| {
         for (t, from) in (0..).zip(from) {
             let db = &db;
