@@ -60,7 +60,7 @@ pub mod testing {
     pub mod probe {
         pub use crate::probe::{directory, footer, frame, image, manifest, rows, segment};
     }
-    pub use crate::index::bench::IndexBench;
+    pub use crate::index::bench::{IndexBench, Way};
     pub use crate::io::disk::Disk;
     pub use crate::io::mmap::Region;
     pub use crate::io::sim::{

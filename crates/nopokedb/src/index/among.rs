@@ -18,6 +18,7 @@ impl Index {
         self.space.probe(vector, &mut scratch.probe.exact)?;
         scratch.top.reset(k);
         scratch.way = Way::Gather;
+        scratch.gathered.forget();
         for slot in slots.filter(|slot| view.is_live(*slot)) {
             if let Some(distance) = self.space.exact(&scratch.probe.exact, slot.0)? {
                 scratch.top.offer(distance, slot.0);

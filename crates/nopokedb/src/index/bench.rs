@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use super::{Index, IndexParams, Scratch};
+use super::{Among, Index, IndexParams, Scratch};
 use crate::error::Result;
 use crate::types::{Metric, Slot};
 use crate::vectors::{VectorSource, Visibility};
@@ -50,6 +50,37 @@ impl Visibility for Everything {
     }
 }
 
+/// Rows that pass a filter, as bits.
+struct Passing(Vec<u64>, u32);
+
+impl Visibility for Passing {
+    fn len(&self) -> u32 {
+        self.1
+    }
+
+    #[inline]
+    fn is_live(&self, slot: Slot) -> bool {
+        self.0[slot.index() / 64] >> (slot.0 % 64) & 1 == 1
+    }
+}
+
+/// The ways to answer a query among the rows that pass a filter.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    /// Every row that passes, in full precision: what the others are compared with.
+    Exact,
+    /// The codes of the rows that pass.
+    Gather,
+    /// The codes of all rows.
+    Scan,
+    /// From passing row to passing row.
+    Hops,
+    /// Through all rows.
+    Walk,
+    /// The planner's choice.
+    Planned,
+}
+
 /// An index over rows in memory.
 pub struct IndexBench {
     index: Index,
@@ -92,6 +123,33 @@ impl IndexBench {
     /// Walks the graph; distances and slots.
     pub fn search_graph(&mut self, query: &[f32], k: usize, ef: usize) -> Result<Vec<(f32, Slot)>> {
         self.index.search_graph(query, k, ef, &self.view, &mut self.scratch)
+    }
+
+    /// Searches among `slots`, in one of the ways. The second is how long that took, in seconds.
+    pub fn search_among(
+        &mut self,
+        query: &[f32],
+        k: usize,
+        ef: usize,
+        slots: &[u32],
+        way: Way,
+    ) -> Result<(Vec<(f32, Slot)>, f64)> {
+        let mut passing = Passing(vec![0; self.view.0.div_ceil(64) as usize], self.view.0);
+        slots.iter().for_each(|slot| passing.0[*slot as usize / 64] |= 1 << (slot % 64));
+        let sample: Vec<u32> = slots.iter().copied().step_by((slots.len() / 64).max(1)).take(64).collect();
+        let few = slots.len() <= self.view.0 as usize / 16;
+        let (index, scratch) = (&self.index, &mut self.scratch);
+        let among = Among { count: slots.len(), slots: few.then_some(slots), sample: &sample };
+        let start = Instant::now();
+        let hits = match way {
+            Way::Exact => index.search_slots(query, k, slots.iter().map(|slot| Slot(*slot)), &passing, scratch),
+            Way::Gather => index.search_few(query, k, slots, &passing, scratch),
+            Way::Scan => index.search_flat(query, k, &passing, scratch),
+            Way::Hops => index.search_hops(query, k, ef, among, &passing, scratch),
+            Way::Walk => index.search_graph(query, k, ef, &passing, scratch),
+            Way::Planned => index.search_among(query, k, ef, among, &passing, scratch),
+        };
+        Ok((hits?, start.elapsed().as_secs_f64()))
     }
 
     /// Compares every `f32` row.

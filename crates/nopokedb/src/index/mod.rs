@@ -12,6 +12,9 @@
 mod among;
 #[cfg(feature = "testing")]
 pub(crate) mod bench;
+mod filtered;
+#[cfg(test)]
+mod filtered_tests;
 pub(crate) mod flat;
 #[cfg(test)]
 mod flat_tests;
@@ -33,6 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(crate) use filtered::Among;
 pub(crate) use hnsw::image::Image;
 
 use crate::error::Result;
@@ -43,6 +47,7 @@ use crate::types::{CollectionId, Lsn, Metric, Slot};
 use crate::vectors::code_query::Plane;
 use crate::vectors::codes::Codes;
 use crate::vectors::{VectorSource, Visibility};
+use filtered::Gathered;
 use flat::Flat;
 use hnsw::beam::Stop;
 use hnsw::check::{GraphReport, check};
@@ -64,10 +69,6 @@ pub(crate) const DEFAULT_GRAPH_FROM: u32 = 50_000;
 
 /// Queries that share one pass over the codes.
 const TILE: usize = 8;
-
-/// How much wider the beam is where only some rows may be returned: these can lie in parts of the graph that are badly
-/// linked with each other. Measured on rows that pass by their place, in the middle and far from the query.
-const FILTERED_EF: usize = 2;
 
 /// How much nearer to each other than to the node two neighbours must be for one to be dropped; see [`hnsw::neighbors`].
 const ALPHA: f32 = 1.0;
@@ -151,6 +152,7 @@ pub(crate) struct Scratch {
     probe: Probe,
     walker: Walker,
     top: TopK,
+    gathered: Gathered,
     pub(crate) flat: FlatScratch,
     way: Way,
 }
@@ -300,6 +302,7 @@ impl Index {
             let (mean, recall) =
                 (|d: Duration| d.as_nanos() as f32 / queries as f32, found as f32 / wanted.max(1) as f32);
             self.costs.measured(self.graph.len(), rows, mean(scans), mean(walks), recall);
+            self.measure_among(view, &mut scratch)?;
         }
         Ok(())
     }
@@ -383,26 +386,6 @@ impl Index {
             answers.extend(lanes.into_iter().map(|lane| answer(lane.top)));
         }
         Ok(answers)
-    }
-
-    /// [`Index::search`] where `view` shows about `shown` of its rows only, fewer than all. A walk meets the others too, so
-    /// that it costs as much as one with a wider beam; a scan costs the same.
-    pub(crate) fn search_some(
-        &self,
-        vector: &[f32],
-        k: usize,
-        ef: usize,
-        shown: usize,
-        view: &dyn Visibility,
-        scratch: &mut Scratch,
-    ) -> Result<Vec<(f32, Slot)>> {
-        let graph_len = self.graph.len().min(view.len());
-        let ef = FILTERED_EF * ef.max(k);
-        let met = ef.saturating_mul(view.len() as usize) / shown.max(1);
-        match self.costs.choose(view.len(), graph_len, k, met) {
-            Plan::Flat => self.search_flat(vector, k, view, scratch),
-            Plan::Graph => self.search_graph(vector, k, ef, view, scratch),
-        }
     }
 
     /// Scans the codes of every row of `view`.

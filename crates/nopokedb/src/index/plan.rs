@@ -18,12 +18,30 @@ pub(crate) enum Plan {
     Graph,
 }
 
+/// How a query among the rows that pass a filter is answered; see `filtered.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Compare the rows that pass.
+    Gather,
+    /// Compare every row.
+    Scan,
+    /// Walk from passing row to passing row.
+    Hops,
+    /// Walk through all rows.
+    Walk,
+}
+
 /// Width of the walks that are measured.
 pub(crate) const MEASURED_EF: usize = 50;
 /// Neighbours that are asked for when measuring.
 pub(crate) const MEASURED_K: usize = 10;
 /// Rows that are searched for when measuring.
 pub(crate) const MEASURED_QUERIES: u32 = 32;
+
+/// Below this share of passing rows, hops of two links lead to too few of them.
+const HOPS_FROM: f32 = 0.04;
+/// Below this one, the beam of a walk is nearly all rows that do not pass.
+const WALK_FROM: f32 = 0.08;
 
 /// What is known about the costs.
 #[derive(Debug)]
@@ -34,6 +52,9 @@ pub(crate) struct Costs {
     place_ns: AtomicU32,
     /// Share of a scan's answer that a walk of [`MEASURED_EF`] finds, as bits.
     recall: AtomicU32,
+    /// Nanoseconds a gathered row takes, and a place in the beam of a walk by hops among one row in ten, as bits.
+    gather_ns: AtomicU32,
+    hop_ns: AtomicU32,
     /// Rows the graph covered when this was measured.
     measured_at: AtomicU32,
 }
@@ -45,7 +66,14 @@ impl Costs {
         let dim = dim as f32;
         let (row, place) = (0.4 + dim / 400.0, 150.0 + dim);
         let bits = |x: f32| AtomicU32::new(x.to_bits());
-        Costs { row_ns: bits(row), place_ns: bits(place), recall: bits(1.0), measured_at: AtomicU32::new(0) }
+        Costs {
+            row_ns: bits(row),
+            place_ns: bits(place),
+            recall: bits(1.0),
+            gather_ns: bits(8.0 + dim / 32.0),
+            hop_ns: bits(10.0 * place),
+            measured_at: AtomicU32::new(0),
+        }
     }
 
     /// Whether the graph has grown enough, to `graph_len`, for measuring again.
@@ -69,21 +97,62 @@ impl Costs {
         f32::from_bits(self.recall.load(Relaxed))
     }
 
+    /// Takes in what a gathered row and a place in the beam of a walk by hops took, with one row in ten passing.
+    pub(crate) fn measured_among(&self, gather_ns: f32, hop_ns: f32) {
+        self.gather_ns.store(gather_ns.to_bits(), Relaxed);
+        self.hop_ns.store(hop_ns.to_bits(), Relaxed);
+    }
+
+    /// The best way to find `k` of the `passing` rows among `len`, with a beam of `ef`, when `graph_len` rows are in the
+    /// graph. Rows can be gathered only if they are `listed`.
+    pub(crate) fn choose_among(
+        &self,
+        len: u32,
+        graph_len: u32,
+        k: usize,
+        ef: usize,
+        passing: usize,
+        listed: bool,
+    ) -> Route {
+        let ns = |bits: &AtomicU32| f32::from_bits(bits.load(Relaxed));
+        #[allow(clippy::cast_precision_loss)] // estimates
+        let (len, tail, passing) = (len as f32, len.saturating_sub(graph_len) as f32, passing.max(1) as f32);
+        #[allow(clippy::cast_precision_loss)]
+        let places = ef.max(k) as f32;
+        let share = (passing / len).min(1.0);
+        let gather = if listed { passing * ns(&self.gather_ns) } else { f32::INFINITY };
+        let scan = len * ns(&self.row_ns);
+        let tail = tail * ns(&self.row_ns);
+        let (mut hops, mut walk) = (f32::INFINITY, f32::INFINITY);
+        if graph_len > 0 && share >= HOPS_FROM {
+            hops = places * ns(&self.hop_ns) * (0.1 / share).max(0.5) + tail;
+        }
+        if graph_len > 0 && share >= WALK_FROM {
+            walk = places * ns(&self.place_ns) * (2.0 - share) / share + tail;
+        }
+        (hops, walk) = (hops * self.patience(places), walk * self.patience(places));
+        let ways = [(gather, Route::Gather), (scan, Route::Scan), (hops, Route::Hops), (walk, Route::Walk)];
+        ways.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map_or(Route::Scan, |(_, way)| way)
+    }
+
+    /// How many times a walk's cost a scan may cost where walks find less than they should. A caller who asks for a wide beam
+    /// has made up for it.
+    fn patience(&self, places: f32) -> f32 {
+        #[allow(clippy::cast_precision_loss)]
+        match self.recall() {
+            r if r >= 0.97 => 1.0,
+            r if r >= 0.90 => 2.0,
+            _ => (8.0 * MEASURED_EF as f32 / places).max(1.0),
+        }
+    }
+
     /// The better way to find `k` of `len` rows with a beam of `ef` when `graph_len` of them are in the graph.
     pub(crate) fn choose(&self, len: u32, graph_len: u32, k: usize, ef: usize) -> Plan {
         #[allow(clippy::cast_precision_loss)] // estimates
         let (len, tail, places) = (len as f32, len.saturating_sub(graph_len) as f32, ef.max(k) as f32);
         let row_ns = f32::from_bits(self.row_ns.load(Relaxed));
         let walk = places * f32::from_bits(self.place_ns.load(Relaxed)) + tail * row_ns;
-        // How many times a walk's cost a scan may cost where walks find less than they should. A caller who asks for a wide
-        // beam has made up for it.
-        #[allow(clippy::cast_precision_loss)]
-        let patience = match self.recall() {
-            r if r >= 0.97 => 1.0,
-            r if r >= 0.90 => 2.0,
-            _ => (8.0 * MEASURED_EF as f32 / places).max(1.0),
-        };
-        if graph_len > 0 && patience * walk < len * row_ns { Plan::Graph } else { Plan::Flat }
+        if graph_len > 0 && self.patience(places) * walk < len * row_ns { Plan::Graph } else { Plan::Flat }
     }
 }
 
@@ -101,6 +170,22 @@ mod tests {
         assert_eq!(costs.choose(100_000, 100_000, 100_000, 50), Plan::Flat, "everything is wanted");
         assert_eq!(costs.choose(100_000, 10_000, 10, 50), Plan::Flat, "most rows are in the tail");
         assert_eq!(costs.choose(100_000, 0, 10, 50), Plan::Flat, "no graph");
+    }
+
+    #[test]
+    fn few_rows_that_pass_are_gathered_and_most_walked_through() {
+        let costs = Costs::expected(128);
+        let way = |len, passing, listed| costs.choose_among(len, len, 10, 50, passing, listed);
+        // A machine on which hops are worth their while in large collections only.
+        costs.measured(1_000_000, 1_000_000, 4_000_000.0, 20_000.0, 0.99);
+        costs.measured_among(20.0, 3_000.0);
+        assert_eq!(way(1_000_000, 100, true), Route::Gather);
+        assert_eq!(way(1_000_000, 10_000, true), Route::Gather);
+        assert_eq!(way(1_000_000, 100_000, false), Route::Hops);
+        assert_eq!(way(1_000_000, 900_000, false), Route::Walk);
+        assert_eq!(way(1_000_000, 20_000, false), Route::Scan, "too few for hops, not listed");
+        assert_eq!(way(10_000, 2_500, false), Route::Scan);
+        assert_eq!(costs.choose_among(20_000, 0, 10, 50, 19_000, false), Route::Scan, "no graph");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::Scratch;
 /// How a search went about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// Compared given rows in full precision.
+    /// Compared given rows, by their codes first where there are many.
     #[default]
     Gather,
     /// Scanned the codes of all rows.
@@ -32,7 +32,7 @@ impl Scratch {
         let (way, exact) = (self.way, self.top.offers());
         let scanned = if way == Way::Gather { 0 } else { self.flat.coded };
         let codes = match way {
-            Way::Gather => 0,
+            Way::Gather => self.gathered.coded(),
             Way::Scan => scanned + self.flat.refined,
             Way::Graph => scanned + self.flat.refined + self.walker.evaluations,
         };

@@ -96,6 +96,16 @@ impl Bits {
         Ok(())
     }
 
+    /// The first slot from `from` on.
+    pub(crate) fn next(&self, from: u32) -> Option<Slot> {
+        let place = from as usize / 64;
+        let head = self.words.get(place)? & (u64::MAX << (from % 64));
+        let rest = self.words[place + 1..].iter().copied();
+        let mut words = (place..).zip(std::iter::once(head).chain(rest));
+        let (place, word) = words.find(|(_, word)| *word != 0)?;
+        Some(Slot(u32::try_from(place).ok()? * 64 + word.trailing_zeros()))
+    }
+
     /// The slots in the set, in order.
     pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> {
         (0u32..).step_by(64).zip(&self.words).flat_map(|(first, &word)| Ones { first, word })
@@ -137,6 +147,9 @@ mod tests {
             assert!(even.slots().map(|slot| slot.0).eq((0..len).step_by(2)));
             even.retain(|slot| Ok::<_, ()>(slot.0 % 4 == 0)).expect("no error");
             assert!(even.slots().map(|slot| slot.0).eq((0..len).step_by(4)));
+            assert!(
+                (0..len).all(|i| even.next(i) == even.slots().find(|slot| slot.0 >= i)) && odd.next(len + 64).is_none()
+            );
             even.add(&odd);
             odd.keep(&Bits::none(len));
             assert_eq!((odd.count(), even.count()), (0, (len / 2 + len.div_ceil(4)) as usize));

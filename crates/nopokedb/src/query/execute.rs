@@ -1,7 +1,6 @@
 //! Runs a query on one snapshot of a collection: index search, then the hits' rows from the mapped log.
 //!
-//! With a filter there are three ways, all of which find min(k, matches) rows: comparing each row that passes, where they
-//! are few; scanning the codes of all rows; or walking the graph through the rows that do not pass.
+//! With a filter, `matches.rs` says which rows pass, and the index finds the nearest of them (`index/filtered.rs`).
 
 use std::cell::RefCell;
 
@@ -18,11 +17,6 @@ use crate::query::target::{Calibration, Effort};
 use crate::types::{Metric, Slot};
 use crate::vectors::keys::public_id;
 use crate::vectors::view::View;
-
-/// Rows that are compared one by one, in full precision, rather than by a scan: so many at least, or this part of all. A
-/// row met at random costs about as much as 150 codes in order.
-const GATHER_AT_LEAST: usize = 1_000;
-const GATHER_PART: usize = 150;
 
 thread_local! {
     /// Working memory of this thread's searches: grows to the largest query and is then reused.
@@ -174,22 +168,19 @@ impl Scope<'_> {
         };
         self.trace.mark("plan");
         let matches = self.filters.matches(filter, view)?;
-        let passing = matches.count();
         self.trace.mark("filter");
         self.trace.tell(|told| told.matches = Some(matches.live(view).count()));
-        let k = k.min(passing);
+        let k = k.min(matches.count());
         if k == 0 {
             return Ok(Vec::new());
         }
-        let few = GATHER_AT_LEAST.max(view.snapshot.len as usize / GATHER_PART);
-        let some = Passing { view, matches: &matches };
+        let passing = Passing { view, matches: &matches };
+        let among = matches.among();
         let nearest = match effort {
-            _ if passing <= few || effort == Effort::Exact => {
-                index.search_slots(vector, k, matches.slots(view.snapshot.len), view, scratch)
-            }
+            Effort::Exact => index.search_slots(vector, k, matches.slots(view.snapshot.len), view, scratch),
             // What was measured without a filter says nothing about walks with one.
-            _ if query.recall.is_some() => index.search_flat(vector, k, &some, scratch),
-            _ => index.search_some(vector, k, ef, passing, &some, scratch),
+            _ if query.recall.is_some() => index.search_listed(vector, k, among, &passing, scratch),
+            _ => index.search_among(vector, k, ef, among, &passing, scratch),
         }?;
         self.trace.searched(scratch, nearest.len(), effort == Effort::Exact, ef);
         Ok(nearest)

@@ -16,7 +16,7 @@ pub enum Plan {
     Scan,
     /// The graph was walked, and rows that are not in it yet were scanned.
     Graph,
-    /// The few rows that pass the filter were compared in full precision.
+    /// The few rows that pass the filter were compared, by their codes first unless they are very few.
     Gather,
     /// All rows (that pass the filter) were compared in full precision, as the query asked.
     Exact,

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
 use crate::filter::Filter;
+use crate::index::Among;
 use crate::query::bits::Bits;
 use crate::query::columns::Columns;
 use crate::query::narrow::{Narrow, holds};
@@ -29,19 +30,39 @@ const MOST_FILTERS: usize = 32;
 const MOST_BYTES: usize = 64 << 20;
 /// New rows that are read rather than found in columns, which would have to take them in first.
 const READ_UP_TO: u32 = 256;
+/// Slots are listed where they are at most this part of all: the list takes twice what the bits take.
+const FEW_PART: usize = 16;
+/// How many slots are picked out.
+const SAMPLE: u64 = 64;
 
 /// The slots below a length that pass a filter, dead ones included.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Matches {
     ones: usize,
     bits: Bits,
+    /// The slots, where they are few.
+    few: Option<Box<[u32]>>,
+    sample: Box<[u32]>,
     /// When the last row died of those that were gone already when they were to be read.
     lost: Lsn,
 }
 
 impl Matches {
     fn of(bits: Bits, lost: Lsn) -> Matches {
-        Matches { ones: bits.count(), bits, lost }
+        let ones = bits.count();
+        let few = (ones <= bits.len() as usize / FEW_PART).then(|| bits.slots().map(|slot| slot.0).collect());
+        let sample = (0..SAMPLE).filter_map(|i| {
+            let from = u64::from(bits.len()) * i / SAMPLE;
+            bits.next(u32::try_from(from).ok()?)
+        });
+        let mut sample: Vec<u32> = sample.map(|slot| slot.0).collect();
+        sample.dedup();
+        Matches { ones, few, sample: sample.into(), bits, lost }
+    }
+
+    /// What the index needs to know about them.
+    pub(crate) fn among(&self) -> Among<'_> {
+        Among { count: self.ones, slots: self.few.as_deref(), sample: &self.sample }
     }
 
     /// Whether the slot passes.
@@ -123,7 +144,8 @@ struct Kept {
 
 impl Kept {
     fn bytes(&self) -> usize {
-        self.bytes + self.matches.bits.bytes()
+        let few = self.matches.few.as_ref().map_or(0, |few| size_of_val::<[u32]>(few));
+        self.bytes + self.matches.bits.bytes() + few + 4 * self.matches.sample.len()
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::sync::atomic::AtomicU32;
-use crate::vectors::chunked::ChunkedU32;
+use crate::vectors::chunked::{ChunkedU32, ChunkedU64};
 
 /// "No link": the end of a list, or of a chain.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -70,6 +70,8 @@ pub(crate) struct Graph {
     buckets: [OnceLock<Box<[Line]>>; BUCKETS],
     /// Next row of a chain, plus one; 0 ends it.
     twins: ChunkedU32,
+    /// Which nodes have a chain: a bit each, so that walks among few rows need not read `twins` for all they meet.
+    chained: ChunkedU64,
     entries: ChunkedU32,
     entry_count: AtomicU32,
     len: AtomicU32,
@@ -83,6 +85,7 @@ impl Graph {
             lines: capacity.div_ceil(LINE_WORDS),
             buckets: [const { OnceLock::new() }; BUCKETS],
             twins: ChunkedU32::new(),
+            chained: ChunkedU64::new(),
             entries: ChunkedU32::new(),
             entry_count: AtomicU32::new(0),
             len: AtomicU32::new(0),
@@ -120,6 +123,7 @@ impl Graph {
             });
         }
         self.twins.reserve(len as usize);
+        self.chained.reserve(len.div_ceil(64) as usize);
     }
 
     #[inline]
@@ -182,10 +186,28 @@ impl Graph {
         self.twins.at(slot as usize).load(Acquire).checked_sub(1)
     }
 
+    /// Whether `passes` holds for a node or for a row of its chain.
+    #[inline]
+    pub(crate) fn any_of(&self, node: u32, passes: impl Fn(u32) -> bool) -> bool {
+        let alone = passes(node);
+        if alone || self.chained.at(node as usize / 64).load(Relaxed) >> (node % 64) & 1 == 0 {
+            return alone;
+        }
+        let mut row = self.twin(node);
+        while let Some(slot) = row {
+            if passes(slot) {
+                return true;
+            }
+            row = self.twin(slot);
+        }
+        false
+    }
+
     /// Hangs `twin` behind `slot`. Writer only.
     pub(crate) fn set_twin(&self, slot: u32, twin: u32) {
         debug_assert!(twin > slot, "chains are in slot order");
         self.twins.at(slot as usize).store(twin + 1, Release);
+        self.chained.at(slot as usize / 64).fetch_or(1 << (slot % 64), Release);
     }
 
     /// Where searches start.
@@ -215,7 +237,7 @@ impl Graph {
     /// Bytes held in memory.
     pub(crate) fn bytes(&self) -> usize {
         let lists: usize = self.buckets.iter().filter_map(OnceLock::get).map(|b| size_of_val::<[Line]>(b)).sum();
-        lists + self.twins.bytes() + self.entries.bytes()
+        lists + self.twins.bytes() + self.chained.bytes() + self.entries.bytes()
     }
 }
 
@@ -242,7 +264,7 @@ mod tests {
     fn memory_runs_at_most_an_eighth_ahead_of_need() {
         let graph = Graph::new(32);
         graph.reserve(100_001);
-        let lists = graph.bytes() - graph.twins.bytes();
+        let lists = graph.bytes() - graph.twins.bytes() - graph.chained.bytes();
         assert!(lists <= 100_001 * 128 * 9 / 8 + 64 * 128, "{lists}");
     }
 

@@ -1,11 +1,12 @@
 //! The graph: storage ([`graph`]), choice of links ([`neighbors`]), adding rows ([`insert`]) and taking
-//! dead ones out ([`repair`]), walking ([`search`], [`beam`]), the checker
+//! dead ones out ([`repair`]), walking ([`search`], [`beam`]; among the rows that pass a filter: [`hops`]), the checker
 //! ([`check`]) and the file it is kept in ([`image`],
 //! [`image_read`]).
 
 pub(crate) mod beam;
 pub(crate) mod check;
 pub(crate) mod graph;
+mod hops;
 pub(crate) mod image;
 pub(crate) mod image_read;
 #[cfg(test)]

@@ -14,21 +14,21 @@ use crate::error::Result;
 use crate::index::near::{Near, Probe};
 
 /// Candidates expanded per round.
-const ROUND: usize = 4;
+pub(super) const ROUND: usize = 4;
 
 /// Which slots a search has met: one bit each, cleared by undoing.
 #[derive(Debug, Default)]
-struct Visited {
+pub(super) struct Visited {
     bits: Vec<u64>,
     /// The slots met, in order, and room for more.
-    met: Vec<u32>,
-    count: usize,
+    pub(super) met: Vec<u32>,
+    pub(super) count: usize,
     limit: u32,
 }
 
 impl Visited {
     /// Starts a search among the slots below `limit`.
-    fn begin(&mut self, limit: u32) {
+    pub(super) fn begin(&mut self, limit: u32) {
         // One bit more than there are slots: it is set, so that whatever is past the limit counts as met.
         let words = limit as usize / 64 + 1;
         if self.bits.len() < words {
@@ -39,12 +39,12 @@ impl Visited {
         self.mark(limit);
     }
 
-    fn mark(&mut self, slot: u32) {
+    pub(super) fn mark(&mut self, slot: u32) {
         self.bits[(slot / 64) as usize] |= 1 << (slot % 64);
     }
 
     /// Room for `n` slots more.
-    fn reserve(&mut self, n: usize) {
+    pub(super) fn reserve(&mut self, n: usize) {
         if self.met.len() < self.count + n {
             self.met.resize((self.count + n).next_multiple_of(4096), 0);
         }
@@ -52,7 +52,7 @@ impl Visited {
 
     /// Notes a slot, the first time. Room was reserved. No branch depends on the slot.
     #[inline(always)]
-    fn meet(&mut self, slot: u32) {
+    pub(super) fn meet(&mut self, slot: u32) {
         let slot = slot.min(self.limit);
         let word = &mut self.bits[(slot / 64) as usize];
         let fresh = (*word >> (slot % 64) & 1) ^ 1;
@@ -61,9 +61,25 @@ impl Visited {
         self.count += usize::from(fresh == 1);
     }
 
-    fn end(&mut self) {
-        for &slot in &self.met[..self.count] {
-            self.bits[(slot / 64) as usize] = 0;
+    /// Whether a slot below the limit is marked.
+    #[inline(always)]
+    pub(super) fn knows(&self, slot: u32) -> bool {
+        self.bits[(slot / 64) as usize] >> (slot % 64) & 1 == 1
+    }
+
+    /// Takes a mark back that was made without meeting the slot.
+    pub(super) fn forget_one(&mut self, slot: u32) {
+        self.bits[(slot / 64) as usize] &= !(1 << (slot % 64));
+    }
+
+    /// Takes back all marks of a slot's word: when a search ends.
+    pub(super) fn forget(&mut self, slot: u32) {
+        self.bits[(slot / 64) as usize] = 0;
+    }
+
+    pub(super) fn end(&mut self) {
+        for i in 0..self.count {
+            self.forget(self.met[i]);
         }
         self.bits[(self.limit / 64) as usize] = 0;
     }
@@ -73,8 +89,11 @@ impl Visited {
 #[derive(Debug, Default)]
 pub(crate) struct Walker {
     pub(crate) beam: Beam,
-    visited: Visited,
-    distances: Vec<f32>,
+    pub(super) visited: Visited,
+    pub(super) distances: Vec<f32>,
+    /// Rows that do not pass: about to be looked through, and looked through already.
+    pub(super) blocked: Vec<u32>,
+    pub(super) looked_through: Vec<u32>,
     /// Distances computed by the last search.
     pub(crate) evaluations: usize,
 }

@@ -1,0 +1,274 @@
+//! Search among the rows that pass a filter: by the cheapest of four ways, which find the same but for what codes and walks
+//! may miss.
+//!
+//! * *Gather*: the codes of the rows that pass, where they are few.
+//! * *Scan*: the codes of all rows.
+//! * *Hops*: a walk from passing row to passing row, through those that do not pass (`hnsw/hops.rs`).
+//! * *Walk*: the usual walk, where most rows pass; the others take their place in the beam, but are not returned.
+//!
+//! Invariant: as in [`super`]: min(k, rows that pass) rows, ascending, with exact distances. A walk that ends short is
+//! followed by a scan.
+
+use super::near::Near;
+use super::plan::{MEASURED_EF, MEASURED_K, MEASURED_QUERIES, Route};
+use super::topk::{Scored, by_distance};
+use super::work::Way;
+use super::{Field, Index, RERANK_DEVIATIONS, Scratch, answer};
+use std::time::Instant;
+
+use crate::error::Result;
+use crate::types::Slot;
+use crate::vectors::Visibility;
+use crate::vectors::code_query::Plane;
+
+/// Rows up to which exact distances cost less than preparing codes.
+const EXACT_BELOW: usize = 64;
+/// Exact distances at most, beside those of the first round.
+const BUDGET: usize = 4096;
+
+/// Places in the beam of the walk that goes ahead of hops.
+const PILOT: usize = 64;
+/// Hops are trusted if rows around the query pass at least this often, compared with all.
+const LEAST_LOCAL: f32 = 0.25;
+/// How much wider the beam of hops is: the rows that pass are linked with each other less well than all are.
+const HOPS_EF: usize = 2;
+/// Rows gathered to measure what one costs.
+const GATHERED: u32 = 512;
+
+/// The rows that pass, as far as a plan needs to know them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Among<'a> {
+    /// How many there are, dead ones included.
+    pub(crate) count: usize,
+    /// All of them, in order, if they are few.
+    pub(crate) slots: Option<&'a [u32]>,
+    /// Some of them, from all over the collection.
+    pub(crate) sample: &'a [u32],
+}
+
+impl Among<'_> {
+    /// The share of `len` rows that passes.
+    #[allow(clippy::cast_precision_loss)] // an estimate
+    fn share(&self, len: u32) -> f32 {
+        (self.count as f32 / len.max(1) as f32).min(1.0)
+    }
+}
+
+/// The beam of a walk through all rows where a share of them passes: up to twice as wide, because the rows that pass can lie
+/// in parts of the graph that are badly linked with each other. Measured on rows that pass by their place, in the middle and far
+/// from the query.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // a beam's width
+pub(super) fn wider(ef: usize, share: f32) -> usize {
+    (ef as f32 * (2.0 - share)).ceil() as usize
+}
+
+/// Working memory of a gather.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    live: Vec<u32>,
+    estimates: Vec<f32>,
+    pool: Vec<Scored>,
+}
+
+impl Gathered {
+    /// Codes that the last gather compared.
+    pub(super) fn coded(&self) -> usize {
+        self.estimates.len()
+    }
+
+    /// A search that compares no codes begins.
+    pub(super) fn forget(&mut self) {
+        self.estimates.clear();
+    }
+}
+
+impl Index {
+    /// The `k` rows nearest to `vector` of those that pass, which are the ones `passing` shows.
+    pub(crate) fn search_among(
+        &self,
+        vector: &[f32],
+        k: usize,
+        ef: usize,
+        among: Among<'_>,
+        passing: &dyn Visibility,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<(f32, Slot)>> {
+        let graph_len = self.graph.len().min(passing.len());
+        let way = self.costs.choose_among(passing.len(), graph_len, k, ef, among.count, among.slots.is_some());
+        match (way, among.slots) {
+            (Route::Gather, Some(slots)) => self.search_few(vector, k, slots, passing, scratch),
+            (Route::Walk, _) => {
+                let ef = wider(ef.max(k), among.share(passing.len()));
+                self.search_graph(vector, k, ef, passing, scratch)
+            }
+            (Route::Hops, _) => self.search_hops(vector, k, ef, among, passing, scratch),
+            (Route::Scan | Route::Gather, _) => self.search_flat(vector, k, passing, scratch),
+        }
+    }
+
+    /// The same without walks: what codes say, where the rows are few of these rows alone.
+    pub(crate) fn search_listed(
+        &self,
+        vector: &[f32],
+        k: usize,
+        among: Among<'_>,
+        passing: &dyn Visibility,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<(f32, Slot)>> {
+        match among.slots {
+            Some(slots) => self.search_few(vector, k, slots, passing, scratch),
+            None => self.search_flat(vector, k, passing, scratch),
+        }
+    }
+
+    /// Compares the codes of `slots`, as far as `view` sees them, then the rows that may be among the `k` nearest.
+    pub(crate) fn search_few(
+        &self,
+        vector: &[f32],
+        k: usize,
+        slots: &[u32],
+        view: &dyn Visibility,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<(f32, Slot)>> {
+        let codes = self.codes().filter(|_| slots.len() > EXACT_BELOW.max(2 * k));
+        let below = slots.partition_point(|slot| *slot < view.len());
+        let Some(codes) = codes else {
+            return self.search_slots(vector, k, slots[..below].iter().map(|slot| Slot(*slot)), view, scratch);
+        };
+        self.space.probe(vector, &mut scratch.probe.exact)?;
+        scratch.top.reset(k);
+        scratch.way = Way::Gather;
+        let Scratch { probe, top, gathered, .. } = scratch;
+        let Gathered { live, estimates, pool } = gathered;
+        live.clear();
+        live.extend(slots[..below].iter().copied().filter(|slot| view.is_live(Slot(*slot))));
+        probe.code.prepare_nibbles(codes.grid(), vector);
+        probe.code.near_many(&codes, live, estimates);
+        let slack = probe.code.slack(Plane::Nibbles, RERANK_DEVIATIONS);
+        pool.clear();
+        if slack > 0.0 {
+            let least = |(estimate, slot): (&f32, &u32)| (estimate - slack * codes.norm(*slot), *slot);
+            pool.extend(estimates.iter().zip(&*live).map(least));
+        } else {
+            pool.extend(estimates.iter().copied().zip(live.iter().copied()));
+        }
+        // Enough exact distances for an idea of the k-th, then those of all rows that may be nearer.
+        let first = pool.len().min(k + (k / 2).max(22));
+        if first < pool.len() {
+            pool.select_nth_unstable_by(first, by_distance);
+        }
+        let mut rest = pool.split_off(first);
+        for (stage, limit) in [(&mut *pool, usize::MAX), (&mut rest, BUDGET.max(2 * k))] {
+            let longest = codes.longest();
+            if let Some(&(kth, _)) = top.sorted().get(k - 1) {
+                let margin = probe.code.margin(Plane::Nibbles, kth, RERANK_DEVIATIONS);
+                stage.retain(|&(estimate, slot)| estimate <= margin.of_norm(codes.norm(slot)));
+            }
+            stage.sort_unstable_by(by_distance);
+            let mut margin = None;
+            for (i, &(estimate, slot)) in stage.iter().take(limit).enumerate() {
+                if i % 4 == 0
+                    && let Some(&(kth, _)) = top.sorted().get(k - 1)
+                {
+                    margin = Some(probe.code.margin(Plane::Nibbles, kth, RERANK_DEVIATIONS));
+                }
+                if margin.is_some_and(|margin| estimate > margin.of_all(longest)) {
+                    break;
+                }
+                if let Some(distance) = self.space.exact(&probe.exact, slot)? {
+                    top.offer(distance, slot);
+                }
+            }
+        }
+        Ok(answer(top))
+    }
+
+    /// Walks from passing row to passing row, and scans the tail. A narrow walk through all rows goes ahead: if much fewer pass
+    /// around the query than everywhere, the nearest that do may lie in any direction, and only a scan finds them.
+    pub(crate) fn search_hops(
+        &self,
+        vector: &[f32],
+        k: usize,
+        ef: usize,
+        among: Among<'_>,
+        view: &dyn Visibility,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<(f32, Slot)>> {
+        self.space.probe(vector, &mut scratch.probe.exact)?;
+        scratch.top.reset(k);
+        scratch.way = Way::Graph;
+        let graph_len = self.graph.len().min(view.len());
+        let Scratch { probe, walker, .. } = scratch;
+        let codes = self.codes();
+        let rows = Near { space: &self.space, codes: codes.as_deref() };
+        if let Some(codes) = rows.codes {
+            probe.code.prepare_nibbles(codes.grid(), vector);
+        }
+        let passes = |slot: u32| self.graph.any_of(slot, |slot| view.is_live(Slot(slot)));
+        let field = Field { graph: &self.graph, rows: &rows, limit: graph_len };
+        walker.walk(field, probe, PILOT, None, &|_| false)?;
+        let mut seeds: Vec<u32> = walker.beam.rows().map(|(_, slot)| slot).filter(|slot| passes(*slot)).collect();
+        #[allow(clippy::cast_precision_loss)] // a handful
+        if (seeds.len() as f32) < PILOT as f32 * among.share(view.len()) * LEAST_LOCAL {
+            return self.search_flat(vector, k, view, scratch);
+        }
+        // Rows on a chain, which no list names, and rows that died are no place to start from.
+        let sample =
+            among.sample.iter().copied().filter(|&slot| {
+                slot < graph_len && view.is_live(Slot(slot)) && self.graph.links(slot).next().is_some()
+            });
+        seeds.extend(sample);
+        walker.walk_among(field, probe, HOPS_EF * ef.max(k), seeds.into_iter(), &passes)?;
+        let Scratch { probe, walker, top, .. } = scratch;
+        self.rerank(walker, probe, rows.codes, k, graph_len, view, top)?;
+        self.scan(graph_len, vector, k, view, scratch)?;
+        if scratch.top.sorted().len() < k {
+            return self.search_flat(vector, k, view, scratch);
+        }
+        Ok(answer(&mut scratch.top))
+    }
+
+    /// Measures what a gathered row costs, and hops among one row in ten.
+    pub(super) fn measure_among(&self, view: &dyn Visibility, scratch: &mut Scratch) -> Result<()> {
+        let rows = view.len();
+        let tenth = OneInTen(view);
+        let slots: Vec<u32> = (0..rows).step_by((rows / GATHERED).max(1) as usize).collect();
+        let sample: Vec<u32> = (0..rows).filter(|slot| tenth.is_live(Slot(*slot))).step_by(64).take(64).collect();
+        let among = Among { count: rows as usize / 10, slots: None, sample: &sample };
+        let (mut vector, mut times) = (Vec::new(), [Vec::new(), Vec::new()]);
+        for slot in (0..rows).step_by((rows / MEASURED_QUERIES).max(1) as usize) {
+            if !view.is_live(Slot(slot)) || !self.space.copy_row(slot, &mut vector)? {
+                continue;
+            }
+            let start = Instant::now();
+            self.search_few(&vector, MEASURED_K, &slots, view, scratch)?;
+            let middle = Instant::now();
+            self.search_hops(&vector, MEASURED_K, MEASURED_EF, among, &tenth, scratch)?;
+            times[1].push(middle.elapsed());
+            times[0].push(middle - start);
+        }
+        let [gathers, hops] = times.map(|mut times| {
+            times.sort_unstable();
+            times.get(times.len() / 2).map_or(0.0, |median| median.as_secs_f32() * 1e9)
+        });
+        #[allow(clippy::cast_precision_loss)] // estimates
+        if gathers > 0.0 {
+            self.costs.measured_among(gathers / slots.len() as f32, hops / MEASURED_EF as f32);
+        }
+        Ok(())
+    }
+}
+
+/// A view of a tenth of the rows, to measure with.
+struct OneInTen<'a>(&'a dyn Visibility);
+
+impl Visibility for OneInTen<'_> {
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    fn is_live(&self, slot: Slot) -> bool {
+        // Multiplied, so that neighbours in time are told apart as any rows are.
+        slot.0.wrapping_mul(0x9E37_79B1) >> 16 < 6_554 && self.0.is_live(slot)
+    }
+}
