@@ -3,7 +3,8 @@
 //! 1. Look before touching: the path, the file system, whose files these are.
 //! 2. Take the directory's lock.
 //! 3. Survey the log: highest valid manifest, verified segments, torn tail or damage (`log/recover.rs`).
-//! 4. Open SQLite: if it is ahead of the log, the device lost acknowledged writes, and nothing is touched.
+//! 4. Open SQLite: if it is ahead of the log, the device lost acknowledged writes, and nothing is touched. If it is behind what
+//!    the log was compacted to, it cannot catch up, and begins anew.
 //! 5. Settle the log: the torn tail goes, what is kept is made durable.
 //! 6. Read the row tables once and keep, per id, its latest row. That is the database.
 //! 7. Load the index image where it fits those rows; the rows it lacks join the tail. A damaged image is set aside.
@@ -84,11 +85,15 @@ impl Engine {
                 survey.check_tables()?;
                 // A cache that is ahead of the log means lost writes. Settling would remove what may be left of them.
                 let tokenizers = tokenizers_of(survey.collections(), options);
-                let store = MetaStore::open(meta, survey.db_uuid(), survey.last_lsn(), tokenizers)?;
+                let (mut store, mut opened) = MetaStore::open(meta, survey.db_uuid(), survey.last_lsn(), tokenizers)?;
                 let settled = Log::settle(vfs.clone(), dir, log_options, survey)?.0;
+                if !matches!(store.require(settled.compacted_to()), Ok(false)) {
+                    // What failed here fails again, and is told, when the first rows are applied.
+                    opened.applied_lsn = Lsn(0);
+                }
                 import::finish(&*vfs, dir)?;
                 claim(&*vfs, dir, &settled)?;
-                (settled, store)
+                (settled, (store, opened))
             }
             _ => {
                 sync_parent(&*vfs, dir)?;

@@ -99,6 +99,21 @@ impl Log {
         Ok(Compaction { dir: self.dir.clone(), header, inputs, drop_deletes, directory_failed })
     }
 
+    /// Up to here rows may have been dropped, DELETEs among them: the end of the last segment that a compaction made, or left out.
+    pub(crate) fn compacted_to(&self) -> Lsn {
+        let (mut to, mut next) = (Lsn(0), Lsn(1));
+        for segment in self.segments() {
+            if segment.first_lsn() > next {
+                to = Lsn(segment.first_lsn().0 - 1);
+            }
+            if segment.kind() == SegmentKind::Compact {
+                to = to.max(segment.last_lsn());
+            }
+            next = segment.last_lsn().plus(1);
+        }
+        to
+    }
+
     /// Where the adjacent segments `old` stand among the sealed ones.
     pub(super) fn adjacent(&self, old: &[SegmentNo]) -> Result<std::ops::Range<usize>> {
         let start = self.sealed.iter().position(|s| Some(&s.no()) == old.first());

@@ -26,7 +26,7 @@ pub(super) struct State {
 }
 
 impl State {
-    fn fresh(uuid: [u8; 16]) -> State {
+    pub(super) fn fresh(uuid: [u8; 16]) -> State {
         State { uuid, applied: Lsn(0), chain: [0; 16], clean: false }
     }
 

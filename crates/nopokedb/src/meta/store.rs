@@ -30,6 +30,8 @@ pub(crate) struct MetaStore {
     file: Option<FileId>,
     /// How documents are cut into words.
     tokenizers: Tokenizers,
+    /// What the file must reflect to be of use; see [`MetaStore::require`].
+    floor: Lsn,
 }
 
 impl MetaStore {
@@ -41,13 +43,15 @@ impl MetaStore {
         tokenizers: Tokenizers,
     ) -> MetaStore {
         let file = place.path().filter(|_| conn.is_some()).and_then(files::identity);
-        MetaStore { conn, place, state, log_last, durable: Lsn(0), file, tokenizers }
+        MetaStore { conn, place, state, log_last, durable: Lsn(0), file, tokenizers, floor: Lsn(0) }
     }
 
     /// Opens the file if that was not possible before.
     pub(super) fn ensure_open(&mut self) -> Result<()> {
         if self.conn.is_none() {
+            let floor = self.floor;
             (*self, _) = open_at(&self.place, self.state.uuid, self.log_last, &self.tokenizers)?;
+            self.require(floor)?;
         }
         Ok(())
     }
@@ -154,12 +158,20 @@ impl MetaStore {
         Ok(checkpointed?)
     }
 
-    /// Begins anew if the cache does not reflect everything up to `floor`. Compaction drops a delete once nothing in the log
-    /// needs it; a cache that has not seen that delete yet (a power loss can set it back) could never learn of it by
-    /// replaying what comes after its stamp. True if it was begun anew.
+    /// Begins anew if the cache does not reflect everything up to `floor`, up to where the log was compacted: rows and DELETEs
+    /// that have nothing left to kill are gone from there. Compaction waits until the file durably reflects them, so this is
+    /// an older file that was put back, or one of a device that forgets what it synced; by replaying what comes after its
+    /// stamp it would keep deleted rows for ever. It is removed, for they may be in it. True if it was begun anew.
     pub(crate) fn require(&mut self, floor: Lsn) -> Result<bool> {
+        self.floor = floor;
         if self.state.applied >= floor || self.state.applied == Lsn(0) {
             return Ok(false);
+        }
+        drop(self.conn.take());
+        // Should one of these steps fail, whoever writes next opens what is there, and comes by here again.
+        self.state = State::fresh(self.state.uuid);
+        if let Some(path) = self.place.path() {
+            files::discard(path)?;
         }
         self.begin_anew()?;
         Ok(true)
@@ -175,7 +187,8 @@ impl MetaStore {
             memory @ Place::Memory(_) => *memory = Place::of(super::MetaLocation::Memory),
         }
         let (conn, state) = create(&self.place, self.state.uuid)?;
-        *self = MetaStore::new(Some(conn), self.place.clone(), state, self.log_last, self.tokenizers.clone());
+        let anew = MetaStore::new(Some(conn), self.place.clone(), state, self.log_last, self.tokenizers.clone());
+        *self = MetaStore { floor: self.floor, ..anew };
         Ok(())
     }
 
