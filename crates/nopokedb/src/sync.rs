@@ -14,3 +14,10 @@ pub(crate) use std::{
     sync::{Condvar, Mutex, MutexGuard, RwLock, atomic},
     thread,
 };
+
+/// Where memory is allocated that others may ask for meanwhile: a place at which shuttle may go on with another thread.
+#[inline(always)]
+pub(crate) fn allocating() {
+    #[cfg(nopokedb_shuttle)]
+    shuttle::thread::yield_now();
+}

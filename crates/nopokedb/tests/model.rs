@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use nopokedb::testing::{Fate, Keep, SimDisk};
-use nopokedb::{Database, Id, Query};
-use support::{Model, Rng, Row, Write, collection, long, options, perform, seeds, served, vector};
+use nopokedb::{Database, Query};
+use support::{Model, Rng, Row, TEXT, Write, collection, long, number, options, perform, seeds, served, vector};
 use tempfile::TempDir;
 
 /// Collections in play, the default one among them.
@@ -131,6 +131,7 @@ impl Life {
         let rows = &self.model.0[&c];
         let wild = rows.next + 5;
         match self.rng.below(rows.rows.len() + 1) {
+            0 if self.rng.chance(30) => TEXT + self.rng.next() % 40,
             0 => self.rng.next() % wild,
             n => *rows.rows.keys().nth(n - 1).unwrap(),
         }
@@ -149,9 +150,11 @@ impl Life {
             0..20 => Write::Add(c, self.x()),
             20..30 => Write::Batch(c, (0..=self.rng.below(12)).map(|_| self.x()).collect()),
             30 => Write::Batch(c, (0..70).map(|_| self.x()).collect()),
-            31..45 => self.given(c),
-            45..60 => Write::Upsert(c, id, self.x()),
-            60..70 => Write::Retag(c, id, u32::try_from(self.rng.below(1_000)).unwrap()),
+            31..40 => self.given(c),
+            40..47 => self.mixed(c),
+            47..60 => Write::Upsert(c, id, self.x()),
+            60..65 => Write::Note(c, id, u32::try_from(self.rng.below(3)).unwrap()),
+            65..70 => Write::Retag(c, id, u32::try_from(self.rng.below(1_000)).unwrap()),
             70..74 => Write::Document(c, id, 6 + self.rng.below(20_000)),
             74..80 => Write::Document(c, id, 6 + self.rng.below(100)),
             80..95 => Write::Delete(c, id),
@@ -167,16 +170,41 @@ impl Life {
     fn given(&mut self, c: u8) -> Write {
         let mut ids: Vec<u64> =
             (0..=self.rng.below(4)).map(|_| self.rng.next() % (self.model.0[&c].next + 20)).collect();
+        ids.iter_mut().filter(|_| self.rng.chance(20)).for_each(|id| *id = TEXT + *id % 40);
         ids.sort_unstable();
         ids.dedup();
         ids.retain(|id| !self.model.0[&c].rows.contains_key(id));
         Write::Given(c, ids.into_iter().map(|id| (id, self.x())).collect())
     }
 
+    /// Several writes of which each may touch what one before it did.
+    fn mixed(&mut self, c: u8) -> Write {
+        let mut then = Model([(c, self.model.0[&c].clone())].into());
+        let first = then.0[&c].next;
+        let mut writes = Vec::new();
+        for _ in 0..=self.rng.below(8) {
+            // An automatic id is drawn before the batch is done: whoever upserts one above it here would be in its way.
+            let id = Some(self.some_id(c)).filter(|&id| id < first || id >= TEXT).unwrap_or(TEXT + 7);
+            let write = match (then.0[&c].rows.contains_key(&id), self.rng.below(8)) {
+                (_, 0 | 1) => Write::Add(c, self.x()),
+                (_, 2) => Write::Delete(c, id),
+                (true, 3) => Write::Retag(c, id, 5),
+                (true, 4 | 5) => Write::Note(c, id, u32::try_from(self.rng.below(3)).unwrap()),
+                (true, 6) => Write::Document(c, id, 6 + self.rng.below(3_000)),
+                _ => Write::Upsert(c, id, self.x()),
+            };
+            then.apply(&write);
+            writes.push(write);
+        }
+        Write::Mixed(c, writes)
+    }
+
     /// Whether a write that must change a row has one to change.
     fn is_possible(&self, write: &Write) -> bool {
         match write {
-            Write::Retag(c, id, _) | Write::Document(c, id, _) => self.model.0[c].rows.contains_key(id),
+            Write::Retag(c, id, _) | Write::Note(c, id, _) | Write::Document(c, id, _) => {
+                self.model.0[c].rows.contains_key(id)
+            }
             _ => true,
         }
     }
@@ -198,7 +226,7 @@ impl Life {
         let c = self.some_collection();
         let id = self.some_id(c);
         self.tell(format!("read {id} of {c}"));
-        let (expected, at) = (self.model.0[&c].rows.get(&id), Id::Int(id));
+        let (expected, at) = (self.model.0[&c].rows.get(&id), support::id(id));
         let coll = collection(self.db(), c).unwrap();
         assert_eq!(coll.len().unwrap(), self.model.0[&c].rows.len());
         assert_eq!(coll.contains(&at).unwrap(), expected.is_some());
@@ -227,7 +255,7 @@ impl Life {
         assert_eq!(hits.len(), distances.len(), "always min(k, rows) hits");
         let mut found = 0;
         for (i, hit) in hits.iter().enumerate() {
-            let distance = (rows[&hit.id.int().unwrap()].x - at).powi(2);
+            let distance = (rows[&number(&hit.id)].x - at).powi(2);
             let close = |a: f32, b: f32| (a - b).abs() <= 1e-4 * a.abs().max(1.0);
             assert!(close(hit.distance, distance), "{} for {distance}", hit.distance);
             assert!(!exact || close(hit.distance, distances[i]), "hit {i}: {hit:?} for {}", distances[i]);
@@ -250,8 +278,8 @@ impl Life {
                     let write = self.some_write();
                     let touched = match &write {
                         Write::Upsert(0, id, _) | Write::Retag(0, id, _) | Write::Document(0, id, _) => id % 2 == 0,
-                        Write::Delete(0, id) => id % 2 == 0,
-                        Write::DeleteWhere(..) | Write::Drop(_) | Write::Create(_) => true,
+                        Write::Delete(0, id) | Write::Note(0, id, _) => id % 2 == 0,
+                        Write::Mixed(..) | Write::DeleteWhere(..) | Write::Drop(_) | Write::Create(_) => true,
                         _ => false,
                     };
                     if !touched && self.is_possible(&write) {
@@ -314,11 +342,11 @@ fn watch(db: &Database, stable: &[(u64, Row)], stop: &AtomicBool) {
     let c = db.collection();
     while !stop.load(Relaxed) {
         for (id, row) in stable.iter().take(20) {
-            let got = c.get(Id::Int(*id)).unwrap().expect("a row that nobody touches");
+            let got = c.get(support::id(*id)).unwrap().expect("a row that nobody touches");
             assert_eq!(got.vector[0], row.x);
         }
         let Ok(hits) = c.query(&vector(100.0), &Query { exact: true, ..Query::nearest(1_000_000) }) else { continue };
-        let ids: std::collections::BTreeSet<u64> = hits.iter().map(|h| h.id.int().unwrap()).collect();
+        let ids: std::collections::BTreeSet<u64> = hits.iter().map(|h| number(&h.id)).collect();
         assert_eq!(ids.len(), hits.len(), "a row twice");
         assert!(stable.iter().all(|(id, _)| ids.contains(id)), "a row that nobody touches is not found");
     }

@@ -10,6 +10,7 @@
 
 use std::sync::OnceLock;
 
+use crate::sync::allocating;
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 
 use nopokedb_kernels::prefer_huge_pages;
@@ -51,6 +52,9 @@ impl<T: Default> Chunked<T> {
         }
         let (last, _) = locate(len - 1);
         for (b, bucket) in self.buckets.iter().enumerate().take(last + 1) {
+            if bucket.get().is_none() {
+                allocating();
+            }
             bucket.get_or_init(|| {
                 let mut elements = Vec::with_capacity(FIRST << b);
                 prefer_huge_pages(elements.spare_capacity_mut());

@@ -10,8 +10,8 @@ use nopokedb::testing::SimDisk;
 use nopokedb::testing::crash::{Enumeration, History, Seen};
 use nopokedb::{Database, ErrorKind};
 
-use crate::support::Write::{self, Batch, Create, Delete, Document, Drop, Given};
-use crate::support::{Model, Row, long, options, perform, served};
+use crate::support::Write::{self, Batch, Create, Delete, Document, Drop, Given, Mixed, Note, Upsert};
+use crate::support::{Model, Row, TEXT, long, options, perform, served};
 use crate::workload::{enumeration, open_on, quiet, reopen, report};
 
 const COPY: &str = "/copies/db";
@@ -29,7 +29,8 @@ fn acts() -> Vec<Act> {
     let first = [Given(0, (0..6).map(|id| (id, 1.5)).collect()), Create(1), Batch(1, vec![1.0, 2.0])];
     let second = [Document(0, 0, 25_000), Document(0, 0, 26_000), Document(0, 0, 27_000), Delete(0, 3)];
     let third = [Document(0, 1, 25_000), Document(0, 1, 26_000), Drop(1), Batch(0, vec![9.0])];
-    let parts = [first.to_vec(), second.to_vec(), third.to_vec()];
+    let named = Mixed(0, vec![Upsert(0, TEXT, 4.0), Note(0, TEXT, 2), Delete(0, 2)]);
+    let parts = [first.to_vec(), [&[named], &second[..]].concat(), third.to_vec()];
     parts.into_iter().flat_map(|part| part.into_iter().map(Act::Write).chain([Act::Backup])).collect()
 }
 

@@ -8,8 +8,8 @@ use nopokedb::testing::crash::{FaultSweep, History, Seen};
 use nopokedb::testing::{Fault, SimDisk, Vfs};
 use nopokedb::{Database, Error, ErrorKind};
 
-use crate::support::Write::{self, Add, Batch, Create, Delete, Document, Drop, Given, Retag, Upsert};
-use crate::support::{Model, long, perform, served};
+use crate::support::Write::{self, Add, Batch, Create, Delete, Document, Drop, Given, Mixed, Note, Retag, Upsert};
+use crate::support::{Model, TEXT, long, perform, served};
 use crate::workload::{open_on, reopen};
 
 /// A write and its number, which tells equal writes apart.
@@ -39,6 +39,7 @@ fn lives() -> Vec<Vec<Write>> {
         vec![
             Given(0, (10..22).map(|id| (id, 1.0)).collect()),
             Retag(0, 1, 5),
+            Mixed(0, vec![Upsert(0, TEXT, 6.0), Note(0, TEXT, 4), Delete(0, 10), Upsert(0, 11, 2.0)]),
             Drop(1),
             Create(2),
             Given(2, vec![(7, 3.0)]),

@@ -11,8 +11,8 @@ use nopokedb::testing::crash::History;
 use nopokedb::testing::{Beacon, Entry, EntryKind, Fate, LockGuard, OpenMode, Region, SimDisk, Vfs, VfsFile, Word};
 use nopokedb::{Database, Options};
 
-use crate::support::Write::{Add, Batch, Create, Delete, Document, Drop, Given, Retag, Upsert};
-use crate::support::{Model, Row, Write, long, options, served};
+use crate::support::Write::{Add, Batch, Create, Delete, Document, Drop, Given, Mixed, Note, Retag, Upsert};
+use crate::support::{Model, Row, TEXT, Write, long, options, served};
 use crate::workload::*;
 use crate::workloads::{large, random, steps, xs};
 
@@ -31,10 +31,13 @@ fn known(history: &History<Write>, point: usize) -> (Shown, Shown) {
 /// Lives with everything that changes files: rolls, footers, compactions, collections, closes, unclean ends.
 fn lives() -> Vec<Vec<Step>> {
     let small = [Batch(0, xs(3)), Add(0, 1.5), Upsert(0, 1, 9.0), Given(0, vec![(70, 1.0), (7, 2.0)]), Delete(0, 0)];
+    let named = vec![Add(0, 4.0), Upsert(0, TEXT, 2.0), Note(0, TEXT, 3), Delete(0, 1), Upsert(0, TEXT + 1, 3.0)];
+    let mixed = [Batch(0, xs(4)), Mixed(0, named), Note(0, 2, 5), Delete(0, TEXT)];
     let frames = [Batch(0, xs(90)), Retag(0, 4, 7), Batch(0, xs(60)), Delete(0, 89)];
     let dead = [Delete(0, 0), Delete(0, 1), Delete(0, 2), Upsert(0, 3, 4.0)].map(Do);
     let made = [Create(1), Batch(1, xs(3)), Add(0, 1.0), Drop(1), Add(0, 2.0), Create(1), Add(1, 9.0)].map(Do);
     vec![
+        steps([mixed.map(Do).to_vec(), vec![Die, Do(Upsert(0, TEXT, 9.0)), Reopen, Do(Delete(0, TEXT + 1))]]),
         steps([small.map(Do).to_vec(), vec![Quiet, Do(Add(0, 6.0)), Close]]),
         steps([frames.map(Do).to_vec(), vec![Die, Do(Add(0, 8.0)), Die, Do(Delete(0, 3)), Reopen, Do(Add(0, 9.0))]]),
         steps([large(0..5), dead.to_vec(), vec![Compacted], large(5..6), vec![Quiet, Do(Add(0, 5.0)), Reopen]]),

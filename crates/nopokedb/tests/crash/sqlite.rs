@@ -19,8 +19,8 @@ use nopokedb::testing::crash::{Enumeration, History, Seen};
 use nopokedb::{Database, Report, Result};
 use tempfile::TempDir;
 
-use crate::support::Write::{self, Add, Batch, Create, Delete, Document, Drop, Retag, Upsert};
-use crate::support::{Model, Rng, long, options, perform, served};
+use crate::support::Write::{self, Add, Batch, Create, Delete, Document, Drop, Mixed, Note, Retag, Upsert};
+use crate::support::{Model, Rng, TEXT, long, options, perform, served};
 
 const FILES: [&str; 3] = ["meta.sqlite", "meta.sqlite-wal", "meta.sqlite-shm"];
 
@@ -111,7 +111,11 @@ fn writes() -> Vec<Write> {
     let mut writes = vec![Batch(0, (0..20u8).map(f32::from).collect()), Create(1), Batch(1, vec![1.0; 5])];
     for round in 0..3u32 {
         writes.extend([Upsert(0, 3, 9.0), Document(0, 4, 9_000), Retag(1, 2, round), Delete(0, u64::from(round))]);
-        writes.extend([Document(1, 3, 20_000), Batch(0, vec![2.0; 30]), Upsert(0, 5, 7.0)]);
+        writes.extend([Document(1, 3, 20_000), Batch(0, vec![2.0; 30]), Upsert(0, 5, 7.0), Note(0, 5, round)]);
+        writes.push(Mixed(
+            0,
+            vec![Upsert(0, TEXT, 1.0), Add(0, 2.0), Delete(0, 10 + u64::from(round)), Note(0, TEXT, 3)],
+        ));
     }
     writes.extend([Drop(1), Add(0, 5.0)]);
     writes

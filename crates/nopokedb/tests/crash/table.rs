@@ -11,8 +11,8 @@ use nopokedb::testing::crash::FaultSweep;
 use nopokedb::testing::{Call, CallKind, Fault, SimDisk};
 use nopokedb::{Database, ErrorKind};
 
-use crate::support::Write::{self, Add, Create, Delete, Document, Drop, Given, Upsert};
-use crate::support::{Model, long, perform, served};
+use crate::support::Write::{self, Add, Create, Delete, Document, Drop, Given, Mixed, Note, Upsert};
+use crate::support::{Model, TEXT, long, perform, served};
 use crate::workload::open_on;
 
 /// What the table says of a call.
@@ -94,7 +94,7 @@ fn writes() -> Vec<Write> {
         Document(0, 1, 30_000),
         Upsert(0, 2, 4.0),
         Document(0, 2, 30_000),
-        Delete(0, 0),
+        Mixed(0, vec![Delete(0, 0), Upsert(0, TEXT, 3.0), Note(0, TEXT, 2)]),
         Drop(1),
         Given(0, vec![(30, 5.0)]),
     ]

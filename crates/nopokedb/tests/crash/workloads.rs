@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::support::Rng;
-use crate::support::Write::{Add, Batch, Create, Delete, DeleteWhere, Document, Drop, Given, Retag, Upsert};
-use crate::support::{long, seeds};
+use crate::support::Write::{
+    Add, Batch, Create, Delete, DeleteWhere, Document, Drop, Given, Mixed, Note, Retag, Upsert,
+};
+use crate::support::{TEXT, long, seeds};
 use crate::workload::*;
 
 pub fn xs(n: u16) -> Vec<f32> {
@@ -225,6 +227,43 @@ fn w27_everything_in_one_life() {
     prove("everything", &life);
 }
 
+#[test]
+fn w31_text_ids_survive_beside_numbers() {
+    let before =
+        [Given(0, vec![(TEXT + 1, 1.0), (3, 2.0), (TEXT, 3.0)]), Upsert(0, TEXT + 1, 4.0), Add(0, 5.0)].map(Do);
+    let after = [Delete(0, TEXT), Document(0, TEXT + 1, 70), Upsert(0, TEXT, 6.0), Retag(0, TEXT, 4)].map(Do);
+    let end = [Delete(0, TEXT + 1), Add(0, 7.0)].map(Do);
+    prove("text ids", &steps([before.to_vec(), vec![Die], after.to_vec(), vec![Reopen], end.to_vec()]));
+}
+
+#[test]
+fn w32_a_batch_of_mixed_writes_is_done_whole_or_not_at_all() {
+    let first = [Add(0, 1.0), Upsert(0, 1, 8.0), Delete(0, 2), Note(0, 1, 3), Upsert(0, TEXT, 9.0), Delete(0, 40)];
+    // Over several frames, with deletes at both ends.
+    let rows = (0..70u16).map(|i| Upsert(0, TEXT + u64::from(i), f32::from(i)));
+    let second = [Delete(0, 3)].into_iter().chain(rows).chain([Retag(0, 4, 6), Delete(0, 5)]).collect();
+    let third = [Upsert(0, 4, 1.5), Delete(0, 4), Add(0, 2.5), Document(0, TEXT + 7, 400), Note(0, TEXT + 7, 1)];
+    let writes = [Batch(0, xs(6)), Mixed(0, first.to_vec()), Mixed(0, second), Mixed(0, third.to_vec())].map(Do);
+    prove("mixed batches", &steps([writes[..3].to_vec(), vec![Die], writes[3..].to_vec(), vec![Do(Add(0, 3.0))]]));
+}
+
+#[test]
+fn w33_updates_of_single_members_keep_the_rest() {
+    let before = [Batch(0, xs(3)), Note(0, 1, 5), Document(0, 1, 60), Note(0, 1, 6), Note(0, 2, 7)].map(Do);
+    let after = [Note(0, 1, 0), Retag(0, 2, 9), Note(0, 2, 8), Upsert(0, TEXT, 3.0), Note(0, TEXT, 2)].map(Do);
+    prove("single members", &steps([before.to_vec(), vec![Die], after.to_vec(), vec![Reopen, Do(Note(0, TEXT, 0))]]));
+}
+
+#[test]
+fn w34_text_ids_through_images_and_compactions() {
+    let long = |n: u64| [Upsert(0, TEXT + n, 1.0), Document(0, TEXT + n, 14_000)].map(Do);
+    let rows = (0..5).flat_map(long).collect();
+    let dead = (0..3).map(|n| Delete(0, TEXT + n)).chain([Upsert(0, TEXT + 3, 4.0)]).collect();
+    let batch = (5..20).map(|n| Upsert(0, TEXT + n, n as f32)).collect();
+    let middle = vec![Do(Mixed(0, batch)), Index, Save, Do(Mixed(0, dead)), Compacted];
+    prove("text ids, images, compaction", &steps([rows, middle, vec![Save, Die, Do(Upsert(0, TEXT, 5.0))]]));
+}
+
 /// A life of random steps. The same for a seed.
 pub fn random(seed: u64, len: usize) -> Vec<Step> {
     let mut rng = Rng(seed);
@@ -234,12 +273,18 @@ pub fn random(seed: u64, len: usize) -> Vec<Step> {
         let c = *model.0.keys().nth(rng.below(model.0.len())).unwrap();
         let ids: Vec<u64> = model.0[&c].rows.keys().copied().collect();
         let id = if ids.is_empty() { 0 } else { ids[rng.below(ids.len())] };
+        let named = TEXT + rng.next() % 12;
         let write = match rng.below(100) {
             0..15 => Add(c, x),
             15..25 => Batch(c, (0..=rng.below(9)).map(|i| x + i as f32).collect()),
             25..28 => Batch(c, vec![x; 40]),
-            28..40 => Upsert(c, id, x),
-            40..45 if !ids.is_empty() => Retag(c, id, 3),
+            28..35 => Upsert(c, id, x),
+            35..38 => Upsert(c, named, x),
+            38..41 => {
+                Mixed(c, vec![Add(c, x), Upsert(c, id, x), Note(c, id, 2), Delete(c, named), Upsert(c, named, x)])
+            }
+            41..43 if !ids.is_empty() => Note(c, id, 1),
+            43..45 if !ids.is_empty() => Retag(c, id, 3),
             45..60 if !ids.is_empty() => Document(c, id, 6 + rng.below(25_000)),
             60..72 => Delete(c, id),
             72..75 => DeleteWhere(c, 3),

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 
 use nopokedb::{
     Change, Collection, CollectionOptions, Database, Filter, Id, Metadata, Metric, NewRow, NewRows, Options, Query,
-    Result,
+    Result, WriteBatch,
 };
 
 /// Dimension of every vector in these tests.
 pub const DIM: usize = 2;
 /// The number of the collection every database has; the others are called "c1", "c2", ...
 pub const DEFAULT: u8 = 0;
+/// Ids from here on stand for text ids in writes and models; see [`id`].
+pub const TEXT: u64 = 1 << 60;
 
 /// Whether the long versions are asked for.
 pub fn long() -> bool {
@@ -46,6 +48,8 @@ pub enum Write {
     Upsert(u8, u64, f32),
     /// The metadata alone.
     Retag(u8, u64, u32),
+    /// A second member of the metadata alone; 0 takes it away.
+    Note(u8, u64, u32),
     /// The document alone, of so many bytes.
     Document(u8, u64, usize),
     Delete(u8, u64),
@@ -53,12 +57,26 @@ pub enum Write {
     DeleteWhere(u8, u32),
     Create(u8),
     Drop(u8),
+    /// Several writes to one collection, all or none: [`Write::Add`] and those of single rows.
+    Mixed(u8, Vec<Write>),
+}
+
+/// The id that `n` stands for.
+pub fn id(n: u64) -> Id {
+    n.checked_sub(TEXT).map_or(Id::Int(n), |n| Id::Text(format!("the row called {n}").into()))
+}
+
+/// The inverse of [`id`].
+pub fn number(id: &Id) -> u64 {
+    let of_text = |text: &str| TEXT + text.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+    id.int().unwrap_or_else(|| of_text(id.text().unwrap()))
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     pub x: f32,
     pub tag: u32,
+    pub note: u32,
     pub document: usize,
 }
 
@@ -95,8 +113,10 @@ impl Model {
             Write::Add(c, x) => self.append(*c, &[*x]),
             Write::Batch(c, xs) => self.append(*c, xs),
             Write::Given(c, rows) => rows.iter().for_each(|(id, x)| self.put(*c, *id, |r| *r = Row::of(*x))),
-            Write::Upsert(c, id, x) => self.put(*c, *id, |r| (r.x, r.tag) = (*x, 1)),
-            Write::Retag(c, id, tag) => self.change(*c, *id, |r| r.tag = *tag),
+            Write::Upsert(c, id, x) => self.put(*c, *id, |r| (r.x, r.tag, r.note) = (*x, 1, 0)),
+            Write::Retag(c, id, tag) => self.change(*c, *id, |r| (r.tag, r.note) = (*tag, 0)),
+            Write::Note(c, id, note) => self.change(*c, *id, |r| r.note = *note),
+            Write::Mixed(_, writes) => writes.iter().for_each(|w| self.apply(w)),
             Write::Document(c, id, len) => self.change(*c, *id, |r| r.document = *len),
             Write::DeleteWhere(c, tag) => {
                 if let Some(rows) = self.0.get_mut(c) {
@@ -120,7 +140,9 @@ impl Model {
     fn put(&mut self, c: u8, id: u64, set: impl FnOnce(&mut Row)) {
         let Some(rows) = self.0.get_mut(&c) else { return };
         set(rows.rows.entry(id).or_default());
-        rows.next = rows.next.max(id + 1);
+        if id < TEXT {
+            rows.next = rows.next.max(id + 1);
+        }
     }
 
     fn change(&mut self, c: u8, id: u64, set: impl FnOnce(&mut Row)) {
@@ -179,19 +201,58 @@ pub fn perform(db: &Database, write: &Write) -> Result<()> {
         Write::Add(c, x) => on(c)?.add(&vector(*x), NewRow { metadata: tag(0), ..NewRow::default() }).map(drop),
         Write::Batch(c, xs) => add_many(&on(c)?, xs.iter().copied(), None),
         Write::Given(c, rows) => {
-            let ids = rows.iter().map(|r| Id::Int(r.0)).collect();
+            let ids = rows.iter().map(|r| id(r.0)).collect();
             add_many(&on(c)?, rows.iter().map(|r| r.1), Some(ids))
         }
-        Write::Upsert(c, id, x) => {
-            let change = Change { vector: Some(vector(*x).to_vec()), metadata: tag(1), ..Change::default() };
-            on(c)?.upsert(Id::Int(*id), change)
+        Write::Upsert(c, n, _) | Write::Retag(c, n, _) | Write::Document(c, n, _) => {
+            on(c)?.upsert(id(*n), change(write))
         }
-        Write::Retag(c, id, n) => on(c)?.upsert(Id::Int(*id), Change { metadata: tag(*n), ..Change::default() }),
-        Write::Document(c, id, len) => {
-            on(c)?.upsert(Id::Int(*id), Change { document: Some(document(*len)), ..Change::default() })
+        Write::Note(c, n, note) => {
+            let (set, remove) = noted(*note);
+            on(c)?.update(id(*n), set, remove)
         }
-        Write::Delete(c, id) => on(c)?.delete(Id::Int(*id)).map(drop),
+        Write::Mixed(c, writes) => {
+            let mut batch = on(c)?.batch();
+            writes.iter().try_for_each(|w| gather(&mut batch, w))?;
+            batch.commit().map(drop)
+        }
+        Write::Delete(c, n) => on(c)?.delete(id(*n)).map(drop),
         Write::DeleteWhere(c, tag) => on(c)?.delete_where(&Filter::field("tag").eq(i64::from(*tag))).map(drop),
+    }
+}
+
+/// What an upsert of the vector, the metadata or the document changes.
+fn change(write: &Write) -> Change {
+    match write {
+        Write::Upsert(_, _, x) => Change { vector: Some(vector(*x).to_vec()), metadata: tag(1), ..Change::default() },
+        Write::Retag(_, _, n) => Change { metadata: tag(*n), ..Change::default() },
+        Write::Document(_, _, len) => Change { document: Some(document(*len)), ..Change::default() },
+        _ => panic!("{write:?} is not an upsert"),
+    }
+}
+
+/// What an update sets, and what it removes.
+fn noted(note: u32) -> (Metadata, &'static [&'static str]) {
+    let text = if note == 0 { "{}".into() } else { format!(r#"{{"note":{note}}}"#) };
+    (Metadata::from_json(&text).unwrap(), if note == 0 { &["note"] } else { &[] })
+}
+
+/// Takes one more write into a batch.
+fn gather(batch: &mut WriteBatch, write: &Write) -> Result<()> {
+    match write {
+        Write::Add(_, x) => batch.add(&vector(*x), NewRow { metadata: tag(0), ..NewRow::default() }).map(drop),
+        Write::Note(_, n, note) => {
+            let (set, remove) = noted(*note);
+            batch.update(id(*n), set, remove)
+        }
+        Write::Delete(_, n) => {
+            batch.delete(id(*n));
+            Ok(())
+        }
+        Write::Upsert(_, n, _) | Write::Retag(_, n, _) | Write::Document(_, n, _) => {
+            batch.upsert(id(*n), change(write))
+        }
+        _ => panic!("{write:?} is not for batches"),
     }
 }
 
@@ -203,9 +264,9 @@ fn add_many(c: &Collection, xs: impl Iterator<Item = f32>, ids: Option<Vec<Id>>)
 
 /// What a database serves, read in every way there is, each compared with the others.
 pub fn served(db: &Database) -> BTreeMap<u8, BTreeMap<u64, Row>> {
-    let number = |name: &str| if name == "default" { DEFAULT } else { name[1..].parse().unwrap() };
+    let numbered = |name: &str| if name == "default" { DEFAULT } else { name[1..].parse().unwrap() };
     let names = db.collections().unwrap();
-    names.iter().map(|n| (number(n), served_by(&collection(db, number(n)).unwrap()))).collect()
+    names.iter().map(|n| (numbered(n), served_by(&collection(db, numbered(n)).unwrap()))).collect()
 }
 
 /// The rows of one collection: found by search, by exact search, and one by one.
@@ -221,7 +282,7 @@ pub fn served_by(c: &Collection) -> BTreeMap<u64, Row> {
     let hits = c.query(&vector(at), &Query::nearest(len + 10)).unwrap();
     let exact = c.query(&vector(at), &Query { exact: true, ..Query::nearest(len + 10) }).unwrap();
     let sorted = |hits: &[nopokedb::Hit]| {
-        let mut ids: Vec<u64> = hits.iter().map(|h| h.id.int().unwrap()).collect();
+        let mut ids: Vec<u64> = hits.iter().map(|h| number(&h.id)).collect();
         ids.sort_unstable();
         ids
     };
@@ -234,11 +295,12 @@ pub fn served_by(c: &Collection) -> BTreeMap<u64, Row> {
         assert_eq!((row.vector.len(), row.vector[1]), (DIM, 1.0));
         let (x, distance) = (row.vector[0], (row.vector[0] - at).powi(2));
         assert!((hit.distance - distance).abs() <= distance * 1e-5, "{} is not {distance} away", hit.distance);
-        let tag = row.metadata.unwrap().to_map()["tag"].as_u64().unwrap();
+        let map = row.metadata.unwrap().to_map();
+        let member = |name: &str| map.get(name).map(|n| u32::try_from(n.as_u64().unwrap()).unwrap());
         let text = row.document.unwrap_or_default();
         assert!(text.is_empty() || text == document(text.len()), "a document changed");
-        let row = Row { x, tag: u32::try_from(tag).unwrap(), document: text.len() };
-        assert!(rows.insert(hit.id.int().unwrap(), row).is_none(), "a hit came twice");
+        let row = Row { x, tag: member("tag").unwrap(), note: member("note").unwrap_or(0), document: text.len() };
+        assert!(rows.insert(number(&hit.id), row).is_none(), "a hit came twice");
     }
     assert_eq!(rows.len(), len, "search and len() disagree");
     rows

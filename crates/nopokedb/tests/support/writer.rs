@@ -9,9 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use nopokedb::{Database, Id, Options};
+use nopokedb::{Database, Options};
 
-use super::{Model, Rng, Row, Write, options, perform, served};
+use super::{Model, Rng, Row, TEXT, Write, id, options, perform, served};
 
 /// Writing threads of the child; each has ids of its own.
 pub const WRITERS: u64 = 2;
@@ -28,10 +28,18 @@ fn operation(t: u64, i: u64) -> Write {
     let x = f32::from(u16::try_from(rng.below(4_000)).unwrap()) / 8.0;
     let batch = |i: u64| base + 1_000 + i * 8;
     match rng.below(100) {
-        0..50 => Write::Upsert(0, id, x),
-        50..65 => Write::Given(0, (0..8).map(|j| (batch(i) + j, x + j as f32)).collect()),
-        65..75 => Write::Document(0, id, 6 + rng.below(9_000)),
-        75..85 => Write::Delete(0, id),
+        0..40 => Write::Upsert(0, id, x),
+        40..46 => Write::Upsert(0, TEXT + id, x),
+        46..52 => {
+            let (row, named) = (Write::Upsert(0, id, x), Write::Upsert(0, TEXT + id, x));
+            let gone = [Write::Delete(0, id + 1), Write::Delete(0, TEXT + id + 1)];
+            Write::Mixed(0, [row, Write::Note(0, id, 7), named].into_iter().chain(gone).collect())
+        }
+        52..58 => Write::Note(0, id, if rng.chance(30) { 0 } else { 5 }),
+        58..68 => Write::Given(0, (0..8).map(|j| (batch(i) + j, x + j as f32)).collect()),
+        68..75 => Write::Document(0, id, 6 + rng.below(9_000)),
+        75..80 => Write::Delete(0, id),
+        80..85 => Write::Delete(0, TEXT + id),
         _ => Write::Delete(0, batch(i.saturating_sub(1 + rng.next() % 8)) + rng.next() % 8),
     }
 }
@@ -56,7 +64,10 @@ pub fn write_if_asked() {
 
 fn work(db: &Database, t: u64, i: u64) {
     let write = operation(t, i);
-    let missing = matches!(write, Write::Document(_, id, _) if !db.collection().contains(Id::Int(id)).unwrap());
+    let missing = match write {
+        Write::Document(_, n, _) | Write::Note(_, n, _) => !db.collection().contains(id(n)).unwrap(),
+        _ => false,
+    };
     if !missing {
         perform(db, &write).unwrap();
     }
@@ -186,8 +197,9 @@ impl Oracle {
         let db = Database::open(dir, options()).unwrap_or_else(|e| panic!("{} does not open: {e}", dir.display()));
         let rows = served(&db).remove(&0).unwrap();
         for (t, k) in (0..).zip(&mut self.writers) {
+            let its_own = |n: u64| n % TEXT / SPACE == t;
             let own: BTreeMap<u64, Row> =
-                rows.range(t * SPACE..(t + 1) * SPACE).map(|(i, r)| (*i, r.clone())).collect();
+                rows.iter().filter(|(n, _)| its_own(**n)).map(|(n, r)| (*n, r.clone())).collect();
             let fits = k.candidates().into_iter().find(|m| m.rows()[&0] == own);
             k.model = fits.unwrap_or_else(|| panic!("writer {t} has {own:?}\nlast operations: {:?}", k.since));
             k.since.clear();
