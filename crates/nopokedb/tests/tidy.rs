@@ -180,6 +180,16 @@ fn unnamed(document: &str, text: &str, names: &[String]) -> Vec<String> {
 
 // ------------------------------------------------------------------------------------------- the workspace's files
 
+/// Dependencies of `copy` that `original` does not have in the same words.
+fn unlike(original: &str, copy: &str) -> Vec<String> {
+    let sections = copy.split("\n[").filter(|s| s.starts_with("dependencies]") || s.starts_with("dev-dependencies]"));
+    let lines = sections.flat_map(str::lines).filter(|line| line.contains(" = ") && !line.contains("path = "));
+    lines
+        .filter(|line| !line.starts_with("shuttle ") && !original.lines().any(|l| l == *line))
+        .map(|line| format!("schedules/Cargo.toml: `{line}` is not in Cargo.toml; put what is there in its place"))
+        .collect()
+}
+
 fn root() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     root.canonicalize().expect("the workspace's root is two levels above this crate")
@@ -322,6 +332,11 @@ fn every_decision_is_in_the_index() {
 }
 
 #[test]
+fn schedules_are_run_with_the_products_dependencies() {
+    no_complaints(unlike(&read("Cargo.toml"), &read("schedules/Cargo.toml")));
+}
+
+#[test]
 fn the_format_names_every_kind_of_file() {
     let kinds: Vec<String> = FILE_KINDS.iter().map(|k| (*k).to_owned()).collect();
     no_complaints(unnamed("docs/FORMAT.md", &read("docs/FORMAT.md"), &kinds));
@@ -401,6 +416,15 @@ fn a_path_that_does_not_exist_is_found() {
     let complaints = missing_paths("X.md", text, &exists);
     assert_eq!(complaints.len(), 2, "{complaints:?}");
     assert_eq!(unnamed("X.md", "only LOCK", &["LOCK".into(), ".seg".into()]).len(), 1);
+}
+
+#[test]
+fn another_dependency_in_a_copy_of_the_workspace_is_found() {
+    let original = "[workspace.dependencies]\n# Why.\na = \"1\"\nb = { version = \"2\", features = [\"x\", \"y\"] }\n";
+    let copy =
+        |b: &str| format!("[package]\nname = \"c\"\n\n[dependencies]\na = \"1\"\n{b}\nshuttle = \"0\"\n[workspace]\n");
+    assert!(unlike(original, &copy("b = { version = \"2\", features = [\"x\", \"y\"] }")).is_empty());
+    assert_eq!(unlike(original, &copy("b = { version = \"2\", features = [\"x\"] }")).len(), 1);
 }
 
 #[test]
