@@ -40,13 +40,13 @@ impl NoPokeDB {
     #[pyo3(
         signature = (*_args, **_kwargs),
         text_signature = "(dim=None, max_elements=10000, path='./data', space='cosine', M=None, ef_construction=None, ef=50, *, \
-                          tokenizer=None, timeout=0, force=False, read_only=False)"
+                          tokenizer=None, model=None, timeout=0, force=False, read_only=False, progress=None)"
     )]
     fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         NoPokeDB { opened: OnceLock::new() }
     }
 
-    #[pyo3(signature = (dim=None, max_elements=None, path=None, space=None, M=None, ef_construction=None, ef=None, *, tokenizer=None, timeout=0.0, force=false, read_only=false))]
+    #[pyo3(signature = (dim=None, max_elements=None, path=None, space=None, M=None, ef_construction=None, ef=None, *, tokenizer=None, model=None, timeout=0.0, force=false, read_only=false, progress=None))]
     #[allow(clippy::too_many_arguments, non_snake_case)] // the signature of 0.5.1
     fn __init__(
         &self,
@@ -59,16 +59,32 @@ impl NoPokeDB {
         ef_construction: Option<&Bound<'_, PyAny>>,
         ef: Option<&Bound<'_, PyAny>>,
         tokenizer: Option<&Bound<'_, PyAny>>,
+        model: Option<&Bound<'_, PyAny>>,
         timeout: f64,
         force: bool,
         read_only: bool,
+        progress: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         if self.opened.get().is_some() {
             return Err(invalid(py, "this handle is open already; make another one"));
         }
-        let given =
-            Given { dim, max_elements, path, space, m: M, ef_construction, ef, tokenizer, timeout, force, read_only };
-        let opened = Opened::open(py, &given)?;
+        let given = Given {
+            dim,
+            max_elements,
+            path,
+            space,
+            m: M,
+            ef_construction,
+            ef,
+            tokenizer,
+            model,
+            timeout,
+            force,
+            read_only,
+        };
+        let mut progress = Progress::new("import", progress)?;
+        let opened = Opened::open(py, &given, &mut progress);
+        let opened = progress.outcome(opened)?;
         // Of two threads racing here the second one's handle is dropped.
         let _ = self.opened.set(opened);
         Ok(())
@@ -242,6 +258,12 @@ impl NoPokeDB {
     #[getter]
     fn tokenizer(&self, py: Python<'_>) -> PyResult<&'static str> {
         Ok(self.opened(py)?.collection.tokenizer().name())
+    }
+
+    /// The name of the model that makes the vectors, if it was given once.
+    #[getter]
+    fn model(&self, py: Python<'_>) -> PyResult<Option<&str>> {
+        Ok(self.opened(py)?.collection.model())
     }
 
     /// The directory, as it was given.

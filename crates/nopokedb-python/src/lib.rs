@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `database.rs` | the class `NoPokeDB`: opening, closing, collections, attributes |
 //! | `reads.rs`, `writes.rs` | its methods that ask, and those that change rows |
+//! | `batch.rs` | several writes as one; single keys of metadata |
 //! | `upkeep.rs` | checking what is stored, and copying it |
 //! | `opened.rs` | opening a directory; the one place that releases the GIL |
 //! | `errors.rs` | error kinds to exceptions, in one table |
@@ -24,6 +25,7 @@
 
 mod answers;
 mod asked;
+mod batch;
 mod database;
 mod errors;
 mod ids;
@@ -45,6 +47,7 @@ use pyo3::prelude::*;
 fn _nopokedb(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", python_version())?;
     module.add_class::<database::NoPokeDB>()?;
+    module.add_class::<batch::Batch>()?;
     module.add_class::<upkeep::CheckReport>()?;
     module.add_class::<upkeep::BackupReport>()?;
     errors::register(module)

@@ -28,6 +28,7 @@ pub(crate) struct Given<'a, 'py> {
     pub(crate) ef_construction: Option<&'a Bound<'py, PyAny>>,
     pub(crate) ef: Option<&'a Bound<'py, PyAny>>,
     pub(crate) tokenizer: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) model: Option<&'a Bound<'py, PyAny>>,
     pub(crate) timeout: f64,
     pub(crate) force: bool,
     pub(crate) read_only: bool,
@@ -58,6 +59,7 @@ impl Given<'_, '_> {
             options.ef = rows::count("ef", 1, ef)?;
         }
         options.tokenizer = self.tokenizer.map(tokenizer).transpose()?;
+        options.model = self.model.map(|model| rows::document("model", model)).transpose()?;
         options.timeout_ms = u64::try_from(rows::seconds(py, self.timeout)?.as_millis()).unwrap_or(u64::MAX);
         options.force_network_fs = self.force;
         Ok(options)
@@ -133,10 +135,11 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    pub(crate) fn open(py: Python<'_>, given: &Given<'_, '_>) -> PyResult<Opened> {
+    pub(crate) fn open(py: Python<'_>, given: &Given<'_, '_>, progress: &mut Progress) -> PyResult<Opened> {
         let (options, path) = (given.options(py)?, given.path()?);
         let ef = AtomicUsize::new(options.ef);
-        let database = without_gil(py, || Database::open(&path, options))?;
+        let database =
+            without_gil(py, || Database::open_watched(&path, options, &mut |done, all| progress.tell(done, all)))?;
         if let Some(imported) = database.imported() {
             warn(py, &format!("{}: {}", path.display(), imported.summary()))?;
         }

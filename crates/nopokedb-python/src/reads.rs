@@ -37,7 +37,7 @@ impl NoPokeDB {
         let asked = Asked::new("query", k, ef, named)?;
         let query = asked.query(opened.ef.load(Relaxed))?;
         let vector = match vector {
-            Some(vector) => vectors::one(vector, opened.collection.dim())?,
+            Some(vector) => vectors::one(vector, &opened.collection)?,
             None if !query.positive.is_empty() || !query.negative.is_empty() => Vec::new(),
             None if query.text.is_some() => Vec::new(),
             None => return Err(PyTypeError::new_err("query() needs a vector, a text, or positive=[ids]")),
@@ -113,7 +113,7 @@ impl NoPokeDB {
         named: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let opened = self.opened(py)?;
-        let vectors = vectors::many(vectors, opened.collection.dim())?;
+        let vectors = vectors::many(vectors, &opened.collection)?;
         let mut asked = Asked::new("query_many", k, ef, named)?;
         let filters = asked.filter_each()?;
         let query = asked.query(opened.ef.load(Relaxed))?;

@@ -7,7 +7,7 @@
 //!
 //! NumPy is imported when the first vector comes, not when the package is imported.
 
-use nopokedb::Error;
+use nopokedb::Collection;
 use numpy::{PyArrayDescrMethods, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -29,13 +29,13 @@ impl Rows<'_> {
     }
 }
 
-/// One vector of shape `(dim,)`, copied.
-pub(crate) fn one(object: &Bound<'_, PyAny>, dim: usize) -> PyResult<Vec<f32>> {
-    let py = object.py();
+/// One vector of shape `(dim,)` for a collection, copied.
+pub(crate) fn one(object: &Bound<'_, PyAny>, of: &Collection) -> PyResult<Vec<f32>> {
+    let (py, dim) = (object.py(), of.dim());
     let array = as_array(object, "a vector")?;
     match array.shape() {
         [n] if *n == dim => {}
-        [n] => return Err(raise(py, Error::dimension(dim, *n))),
+        [n] => return Err(raise(py, of.wrong_dimension(*n))),
         shape => {
             let hint = if shape.len() == 2 { "; for several vectors there are add_many and query_many" } else { "" };
             let message = format!("expected one vector of shape ({dim},), got shape {}{hint}", Shape(shape));
@@ -45,9 +45,9 @@ pub(crate) fn one(object: &Bound<'_, PyAny>, dim: usize) -> PyResult<Vec<f32>> {
     Ok(Rows { array: as_float32(&array)? }.as_slice().to_vec())
 }
 
-/// Vectors of shape `(n, dim)`.
-pub(crate) fn many<'py>(object: &Bound<'py, PyAny>, dim: usize) -> PyResult<Rows<'py>> {
-    let py = object.py();
+/// Vectors of shape `(n, dim)` for a collection.
+pub(crate) fn many<'py>(object: &Bound<'py, PyAny>, of: &Collection) -> PyResult<Rows<'py>> {
+    let (py, dim) = (object.py(), of.dim());
     let array = if object.hasattr(intern!(py, "__next__"))? {
         as_array(&py.get_type::<PyList>().call1((object,))?, "vectors")
     } else {
@@ -58,7 +58,7 @@ pub(crate) fn many<'py>(object: &Bound<'py, PyAny>, dim: usize) -> PyResult<Rows
         [_, n] if *n == dim => {}
         // What an empty list becomes.
         [0] => {}
-        [_, n] => return Err(raise(py, Error::dimension(dim, *n))),
+        [_, n] => return Err(raise(py, of.wrong_dimension(*n))),
         shape => {
             let hint = if shape.len() == 1 { "; for one vector there are add and query" } else { "" };
             let message = format!("expected vectors of shape (n, {dim}), got shape {}{hint}", Shape(shape));

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyList};
 
 use crate::database::NoPokeDB;
+use crate::progress::Progress;
 use crate::{asked, ids, json, rows, vectors};
 
 #[pymethods]
@@ -26,7 +27,7 @@ impl NoPokeDB {
         on_conflict: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let opened = self.opened(py)?;
-        let vector = vectors::one(vector, opened.collection.dim())?;
+        let vector = vectors::one(vector, &opened.collection)?;
         let row = NewRow {
             id: id.map(|id| ids::id("id", id)).transpose()?,
             metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
@@ -39,8 +40,8 @@ impl NoPokeDB {
 
     #[doc = include_str!("docs/add_many.txt")]
     #[pyo3(
-        signature = (vectors, metadatas=None, *, ids=None, documents=None, on_conflict=None),
-        text_signature = "($self, vectors, metadatas=None, *, ids=None, documents=None, on_conflict='error')"
+        signature = (vectors, metadatas=None, *, ids=None, documents=None, on_conflict=None, progress=None),
+        text_signature = "($self, vectors, metadatas=None, *, ids=None, documents=None, on_conflict='error', progress=None)"
     )]
     #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn add_many<'py>(
@@ -51,9 +52,10 @@ impl NoPokeDB {
         ids: Option<&Bound<'py, PyAny>>,
         documents: Option<&Bound<'py, PyAny>>,
         on_conflict: Option<&Bound<'py, PyAny>>,
+        progress: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let opened = self.opened(py)?;
-        let vectors = vectors::many(vectors, opened.collection.dim())?;
+        let vectors = vectors::many(vectors, &opened.collection)?;
         let rows = NewRows {
             ids: ids.map(ids::ids).transpose()?,
             metadatas: metadatas.map(rows::metadatas).transpose()?,
@@ -61,8 +63,10 @@ impl NoPokeDB {
             on_conflict: on_conflict.map(ids::on_conflict).transpose()?.unwrap_or_default(),
         };
         let vectors = vectors.as_slice();
-        let ids = opened.run(py, |o| o.collection.add_many(vectors, rows))?;
-        ids::list(py, &ids)
+        let mut progress = Progress::new("add_many", progress)?;
+        let added =
+            opened.run(py, |o| o.collection.add_many_watched(vectors, rows, &mut |done, all| progress.tell(done, all)));
+        ids::list(py, &progress.outcome(added)?)
     }
 
     /// Replace the vector, the metadata or the document of a row, or insert it. What is None stays as it is.
@@ -102,7 +106,7 @@ impl NoPokeDB {
         let opened = self.opened(py)?;
         let id = ids::id("id", ids::one_id("upsert", id, vid)?)?;
         let change = Change {
-            vector: vector.map(|vector| vectors::one(vector, opened.collection.dim())).transpose()?,
+            vector: vector.map(|vector| vectors::one(vector, &opened.collection)).transpose()?,
             metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
             document: document.map(|document| rows::document("document", document)).transpose()?,
         };

@@ -37,6 +37,32 @@ def test_a_collection_is_not_what_it_was_not_made_as(db):
     assert db.collections() == ["c", "default"]
 
 
+def test_the_name_of_the_model_is_kept_compared_and_named(path):
+    with NoPokeDB(dim=4, path=path) as db:
+        assert db.model is None
+        with NoPokeDB(dim=4, path=path, model="minilm") as named_later:
+            assert named_later.model == db.model == "minilm"
+        plain = db.collection("c", dim=3)
+        assert plain.model is None and db.collection("c", model="nomic").model == plain.model == "nomic"
+        with pytest.raises(InvalidError, match='"minilm".*"bge"'):
+            NoPokeDB(dim=4, path=path, model="bge")
+    with pytest.raises(InvalidError, match='"minilm".*"bge"'):
+        NoPokeDB(dim=4, path=path, model="bge")
+    with pytest.raises(DimensionError, match='dimension 4 .made with "minilm".*dim=5'):
+        NoPokeDB(dim=5, path=path)
+    for bad in ["", 3, "x" * 2_000]:
+        with pytest.raises(InvalidError, match="model"):
+            NoPokeDB(dim=4, path=path, model=bad)
+    with NoPokeDB(dim=4, path=path) as db:
+        assert (db.model, db.collection("c").model) == ("minilm", "nomic")
+        for call in (db.add, db.query, lambda v: db.add_many([v]), lambda v: db.query_many([v]), lambda v: db.upsert(1, v)):
+            with pytest.raises(DimensionError, match='minilm'):
+                call(np.ones(5))
+        with NoPokeDB(path=path, read_only=True) as reader, pytest.raises(InvalidError, match="bge"):
+            assert reader.model == "minilm"
+            NoPokeDB(path=path, read_only=True, model="bge")
+
+
 def test_a_dropped_collection_refuses_everything(db):
     old = db.collection("c", dim=1)
     old.add([1])

@@ -14,9 +14,11 @@ import pytest
 import nopokedb
 from nopokedb import NoPokeDB
 
-DOCUMENTED = {"nopokedb": nopokedb, "NoPokeDB": NoPokeDB, "Hits": nopokedb.Hits}
+DOCUMENTED = {"nopokedb": nopokedb, "NoPokeDB": NoPokeDB, "Hits": nopokedb.Hits, "Batch": nopokedb.Batch}
 DOCUMENTED["AsyncNoPokeDB"] = nopokedb.AsyncNoPokeDB
-DOCUMENTED.update({f"NoPokeDB.{name}": member for name, member in vars(NoPokeDB).items() if not name.startswith("_")})
+for made in (NoPokeDB, nopokedb.Batch):
+    members = vars(made).items()
+    DOCUMENTED.update({f"{made.__name__}.{name}": member for name, member in members if not name.startswith("_")})
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)

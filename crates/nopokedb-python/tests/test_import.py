@@ -63,6 +63,24 @@ def test_what_contradicts_the_old_directory_is_refused_and_it_can_be_opened_righ
         assert len(db) == 13
 
 
+def test_an_import_tells_its_progress_and_may_be_stopped(tmp_path, capfd):
+    path, files = old("l2", tmp_path)
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        NoPokeDB(4, path=path, space="l2", progress=stop)
+    assert not list(Path(path).glob("MANIFEST-*")) and (Path(path) / "oplog.jsonl").read_bytes() == files["oplog.jsonl"]
+    told = []
+    with pytest.warns(UserWarning, match="imported 13 rows"):
+        NoPokeDB(4, path=path, space="l2", progress=lambda done, total: told.append((done, total))).close()
+    assert told == sorted(told) and told[0][0] == 0 and told[-1] == (13, 13)
+    told.clear()
+    NoPokeDB(4, path=path, space="l2", progress=lambda done, total: told.append(done)).close()
+    assert not told and capfd.readouterr().err == ""
+
+
 def test_a_damaged_old_file_is_named(tmp_path):
     path, files = old("ip", tmp_path)
     (Path(path) / "hnsw_index.bin").write_bytes(files["hnsw_index.bin"][:-7])

@@ -31,3 +31,33 @@ def test_progress_is_told_to_the_end(rows, capfd, call):
     with pytest.raises(InvalidError, match="progress must be"):
         call(rows, 3)
     assert len(rows.query(np.ones(8))) == 5, "nothing is left in disorder"
+
+
+@pytest.mark.parametrize("ids", [None, "own"])
+def test_add_many_tells_its_progress_and_stays_whole(path, rng, capfd, ids):
+    vectors = rng.normal(size=(20_000, 8)).astype(np.float32)
+    ids = ids and [f"row {i}" for i in range(20_000)]
+    told = []
+    with NoPokeDB(dim=8, path=path) as db:
+
+        def tell(done, total):
+            told.append((done, total, len(db)))
+
+        assert len(db.add_many(vectors, ids=ids, progress=tell)) == 20_000
+        assert told == sorted(told) and len(told) > 3 and told[-1] == (20_000, 20_000, 20_000)
+        assert {rows for done, _, rows in told[:-1]} == {0}, "all rows appear at once, at the end"
+        told.clear()
+        assert db.add_many(np.empty((0, 8)), progress=tell) == [] and not told
+
+        def stop(done, total):
+            if done:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            db.add_many(vectors, progress=stop)
+        assert len(db) == 20_000, "nothing of it was written"
+        db.add_many(vectors, progress=True)
+        assert "add_many [" in capfd.readouterr().err
+        with pytest.raises(InvalidError, match="progress must be"):
+            db.add_many(vectors, progress=3)
+        assert len(db) == 40_000

@@ -34,6 +34,7 @@ impl Engine {
     pub(crate) fn open_collection(&self, name: &str, options: &CollectionOptions) -> Result<Arc<CollectionCore>> {
         if let Some(collection) = self.find_collection(name) {
             check_stored(&collection, options)?;
+            self.keep_model(&collection, options.model.as_deref())?;
             self.keep_tokenizer(&collection, options.tokenizer)?;
             return Ok(collection);
         }
@@ -47,6 +48,7 @@ impl Engine {
         if let Some(collection) = self.find_collection(name) {
             drop(log);
             check_stored(&collection, options)?;
+            self.keep_model(&collection, options.model.as_deref())?;
             self.keep_tokenizer(&collection, options.tokenizer)?;
             return Ok(collection);
         }
@@ -71,6 +73,23 @@ impl Engine {
         let core = Arc::new(CollectionCore::new(&entry, 0, generation, Lsn(0)));
         self.insert_collection(core.clone());
         Ok(core)
+    }
+
+    /// Stores the name of a model where there is none yet.
+    pub(crate) fn keep_model(&self, collection: &CollectionCore, given: Option<&str>) -> Result<()> {
+        let Some(given) = given.filter(|_| collection.model.get().is_none() && self.follower.is_none()) else {
+            return Ok(());
+        };
+        self.check_writable()?;
+        let mut log = self.lock_log();
+        let mut entries = self.current_entries(log.collections());
+        entries.iter_mut().filter(|e| e.id == collection.id).for_each(|e| e.model = Some(given.to_owned()));
+        // Somebody may have named one while this thread waited for the lock.
+        if collection.model.get().is_none() {
+            log.set_collections(&entries)?;
+            let _ = collection.model.set(given.to_owned());
+        }
+        Ok(())
     }
 
     /// Stores the tokenizer if the caller gives another one. The text index is built again when it is next asked.
@@ -140,7 +159,7 @@ impl Engine {
 fn check_stored(stored: &CollectionCore, options: &CollectionOptions) -> Result<()> {
     let what = format!("collection {:?}", stored.name);
     if stored.dim != options.dim {
-        let made = stored.model.as_ref().map_or(String::new(), |m| format!(" (made with {m:?})"));
+        let made = stored.model.get().map_or(String::new(), |m| format!(" (made with {m:?})"));
         let message =
             format!("{what} holds vectors of dimension {}{made}, but was opened with dim={}", stored.dim, options.dim);
         return Err(Error::new(ErrorKind::Invalid(Subject::Dimension), message));
@@ -149,7 +168,7 @@ fn check_stored(stored: &CollectionCore, options: &CollectionOptions) -> Result<
         let (has, given) = (stored.metric.name(), options.metric.name());
         return Err(Error::argument(format!("{what} uses space {has:?}, but was opened with {given:?}")));
     }
-    match (&stored.model, &options.model) {
+    match (stored.model.get(), &options.model) {
         (Some(has), Some(given)) if has != given => {
             Err(Error::argument(format!("{what} holds vectors of the model {has:?}, but was opened with {given:?}")))
         }

@@ -126,12 +126,21 @@ impl Collection {
 
     /// The name of the model that makes its vectors, if it was given.
     pub fn model(&self) -> Option<&str> {
-        self.core.model.as_deref()
+        self.core.model.get().map(String::as_str)
     }
 
     /// Dimension of every vector.
     pub fn dim(&self) -> usize {
         self.core.dim
+    }
+
+    /// The error for a vector of `got` numbers: names the model that makes the vectors, where it is known.
+    pub fn wrong_dimension(&self, got: usize) -> Error {
+        let error = Error::dimension(self.dim(), got);
+        match self.model() {
+            Some(model) => Error::new(error.kind(), format!("{} (made with {model:?} here)", error.message())),
+            None => error,
+        }
     }
 
     /// How distance is measured.
@@ -345,7 +354,7 @@ impl Collection {
     fn check_vectors(&self, vectors: &[f32], rows: Option<usize>) -> Result<usize> {
         let dim = self.dim();
         match rows {
-            Some(n) if vectors.len() != n * dim => return Err(Error::dimension(dim, vectors.len())),
+            Some(n) if vectors.len() != n * dim => return Err(self.wrong_dimension(vectors.len())),
             None if !vectors.len().is_multiple_of(dim) => {
                 let message = format!(
                     "expected rows of dimension {dim}, got {} numbers, which is no multiple of it",

@@ -1,6 +1,7 @@
 //! Opening, closing and looking at a database.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
@@ -54,6 +55,16 @@ impl Database {
     /// `Invalid` (an option out of range, another dimension or metric than stored, a path that is a file or holds other
     /// files, a network file system), `Locked` (another process writes here), `Corruption`, `Io`, `Full`.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Database> {
+        Self::open_watched(path, options, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// [`Database::open`], telling `progress` how many rows of a directory that version 0.5.1 wrote are imported, and of how many.
+    /// Breaking before the last ends it with an error, and nothing is imported. Anything else is opened without a word.
+    pub fn open_watched(
+        path: impl AsRef<Path>,
+        options: Options,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Database> {
         options.validate()?;
         let path = path.as_ref();
         let vfs: Arc<dyn Vfs> = Arc::new(Disk);
@@ -64,6 +75,9 @@ impl Database {
         let engine = match open.upgrade().filter(|e| e.process.check().is_ok() && !e.is_shut() && e.is_in_place()) {
             Some(engine) => {
                 engine.check_stored(&options)?;
+                if !options.read_only {
+                    engine.keep_model(&engine.default_collection(), options.model.as_deref())?;
+                }
                 engine.handle_opened();
                 engine
             }
@@ -74,7 +88,7 @@ impl Database {
             }
             None => {
                 let meta = MetaLocation::File(canonical.join("meta.sqlite"));
-                let engine = Engine::open(vfs, &canonical, &options, meta)?;
+                let engine = Engine::open(vfs, &canonical, &options, meta, progress)?;
                 *open = Arc::downgrade(&engine);
                 engine
             }
@@ -92,7 +106,7 @@ impl Database {
         let engine = if options.read_only {
             Engine::open_reading(vfs, path, &options)?
         } else {
-            Engine::open(vfs, path, &options, MetaLocation::Memory)?
+            Engine::open(vfs, path, &options, MetaLocation::Memory, &mut |_, _| ControlFlow::Continue(()))?
         };
         Ok(Self::with_engine(engine, options, None))
     }
@@ -103,7 +117,8 @@ impl Database {
     pub fn open_on_with_sqlite(vfs: Arc<dyn Vfs>, path: &Path, sqlite: &Path, options: Options) -> Result<Database> {
         options.validate()?;
         crate::recover::prepare_directory(&*vfs, path, &options)?;
-        let engine = Engine::open(vfs, path, &options, MetaLocation::File(sqlite.to_owned()))?;
+        let sqlite = MetaLocation::File(sqlite.to_owned());
+        let engine = Engine::open(vfs, path, &options, sqlite, &mut |_, _| ControlFlow::Continue(()))?;
         Ok(Self::with_engine(engine, options, None))
     }
 

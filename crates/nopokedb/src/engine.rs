@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -81,7 +81,7 @@ pub(crate) struct CollectionCore {
     pub(crate) id: CollectionId,
     pub(crate) name: String,
     /// What made the vectors, if the caller said so.
-    pub(crate) model: Option<String>,
+    pub(crate) model: OnceLock<String>,
     pub(crate) dim: usize,
     pub(crate) metric: Metric,
     pub(crate) m: usize,
@@ -100,7 +100,7 @@ impl CollectionCore {
         CollectionCore {
             id: entry.id,
             name: entry.name.clone(),
-            model: entry.model.clone(),
+            model: entry.model.clone().map_or_else(OnceLock::new, OnceLock::from),
             dim: usize::from(entry.dim),
             metric: entry.metric,
             m: entry.m as usize,
@@ -214,7 +214,8 @@ impl Engine {
     /// Refuses options that contradict what is stored, naming both.
     pub(crate) fn check_stored(&self, options: &Options) -> Result<()> {
         let stored = self.default_collection();
-        check_stored(&self.dir, options, stored.dim, stored.metric)?;
+        let model = stored.model.get().map(String::as_str);
+        check_stored(&self.dir, options, Stored { dim: stored.dim, metric: stored.metric, model })?;
         if options.read_only {
             return Ok(());
         }
@@ -343,19 +344,34 @@ impl Engine {
     }
 }
 
-/// Refuses options that contradict a stored dimension or metric, naming both.
-pub(crate) fn check_stored(dir: &Path, options: &Options, dim: usize, metric: Metric) -> Result<()> {
+/// What vectors a collection holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stored<'a> {
+    pub(crate) dim: usize,
+    pub(crate) metric: Metric,
+    pub(crate) model: Option<&'a str>,
+}
+
+/// Refuses options that contradict what is stored, naming both.
+pub(crate) fn check_stored(dir: &Path, options: &Options, stored: Stored<'_>) -> Result<()> {
+    let (what, Stored { dim, metric, model }) = (dir.display(), stored);
+    if let (Some(has), Some(given)) = (model, options.model.as_deref())
+        && has != given
+    {
+        let message = format!("{what} holds vectors of the model {has:?}, but was opened with model={given:?}");
+        return Err(Error::argument(message));
+    }
     if options.read_only && options.dim == 0 {
         return Ok(());
     }
     if options.dim != dim {
-        let message =
-            format!("{} holds vectors of dimension {dim}, but was opened with dim={}", dir.display(), options.dim);
+        let made = model.map_or(String::new(), |model| format!(" (made with {model:?})"));
+        let message = format!("{what} holds vectors of dimension {dim}{made}, but was opened with dim={}", options.dim);
         return Err(Error::new(ErrorKind::Invalid(Subject::Dimension), message));
     }
     if options.metric != metric {
         let (stored, given) = (metric.name(), options.metric.name());
-        return Err(Error::argument(format!("{} uses space {stored:?}, but was opened with {given:?}", dir.display())));
+        return Err(Error::argument(format!("{what} uses space {stored:?}, but was opened with {given:?}")));
     }
     Ok(())
 }

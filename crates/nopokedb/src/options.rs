@@ -6,6 +6,9 @@ use crate::types::{Metric, Tokenizer};
 /// The largest dimension: it is stored in 16 bits, and 65,535 floats are already 256 KiB a row.
 pub const MAX_DIM: usize = 65_535;
 
+/// The longest name of a model, in bytes.
+const MAX_MODEL: usize = 1_024;
+
 /// How a database is opened. Build one with [`Options::new`] and change what you need.
 ///
 /// ```
@@ -32,6 +35,9 @@ pub struct Options {
     /// How documents are cut into words for full-text search. `None` keeps the stored choice, or is
     /// [`Tokenizer::Unicode61`] in a new database. Changing it rebuilds the text index in the background.
     pub tokenizer: Option<Tokenizer>,
+    /// The name of the model that makes the vectors: stored (also later, where there is none yet), compared at every opening that
+    /// gives one, and named in errors about dimensions.
+    pub model: Option<String>,
     /// How long to wait for another writer to let go, in milliseconds. 0 fails at once.
     pub timeout_ms: u64,
     /// Opens an existing database to read it only: takes no lock, changes no byte, and follows whoever writes it, in this process
@@ -62,6 +68,7 @@ impl Options {
             ef_construction: None,
             ef: 50,
             tokenizer: None,
+            model: None,
             timeout_ms: 0,
             read_only: false,
             force_network_fs: false,
@@ -86,6 +93,7 @@ impl Options {
         // Who only reads may leave it to what is stored.
         in_range("dim", self.dim, usize::from(!self.read_only), MAX_DIM)?;
         in_range("ef", self.ef, 1, 65_536)?;
+        check_model(self.model.as_deref())?;
         if let Some(m) = self.m {
             in_range("M", m, 2, 256)?;
         }
@@ -109,7 +117,7 @@ pub struct CollectionOptions {
     pub m: Option<usize>,
     /// Beam width while building, 8 to 4,096; `None` is 200.
     pub ef_construction: Option<usize>,
-    /// The name of the model that makes the vectors: stored, and compared when the collection is opened with one.
+    /// As in [`Options`].
     pub model: Option<String>,
     /// How documents are cut into words for full-text search. `None` keeps the stored choice, or is
     /// [`Tokenizer::Unicode61`] in a new collection.
@@ -125,7 +133,18 @@ impl CollectionOptions {
     /// Refuses values out of range, naming the limit.
     pub(crate) fn validate(&self) -> Result<()> {
         let Self { dim, metric, m, ef_construction, .. } = *self;
+        check_model(self.model.as_deref())?;
         Options { metric, m, ef_construction, ..Options::new(dim) }.validate()
+    }
+}
+
+/// Refuses a model's name that is none.
+fn check_model(model: Option<&str>) -> Result<()> {
+    match model {
+        Some(name) if name.is_empty() || name.len() > MAX_MODEL => {
+            Err(Error::argument(format!("a model's name has 1 to {MAX_MODEL} bytes, got {}", name.len())))
+        }
+        _ => Ok(()),
     }
 }
 

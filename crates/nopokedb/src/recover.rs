@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use crate::catalog::DEFAULT_NAME;
 use crate::checkpoint::ImageOf;
 use crate::commit::feed::{self, in_lsn_order};
-use crate::engine::{CollectionCore, Engine, Parts, check_stored};
+use crate::engine::{CollectionCore, Engine, Parts, Stored, check_stored};
 use crate::error::{Error, ErrorKind, IoContext, Result, Subject};
 use crate::follower;
 use crate::generation::{Apply, Generation};
@@ -34,7 +34,7 @@ use crate::io::vfs::{EntryKind, Vfs};
 use crate::log::{CollectionEntry, DirState, Log, LogOptions, RowKind, SegmentKind, Survey, claim, inspect};
 use crate::meta::{Applier, MetaLocation, MetaStore, Opened, Tokenizers};
 use crate::options::{Options, narrow};
-use crate::types::{CollectionId, Lsn, RecordId, Slot};
+use crate::types::{CollectionId, Lsn, RecordId, Slot, Watch};
 use crate::vectors::rows::{GONE, Loc, SegmentTable, SharedSegments};
 
 /// Seed of the graph's level choice: fixed, so that one thread builds the same graph twice.
@@ -68,14 +68,20 @@ pub(crate) fn prepare_directory(vfs: &dyn Vfs, path: &Path, options: &Options) -
 
 impl Engine {
     /// Opens `dir`, which [`prepare_directory`] has accepted.
-    pub(crate) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: &Options, meta: MetaLocation) -> Result<Arc<Engine>> {
+    pub(crate) fn open(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        options: &Options,
+        meta: MetaLocation,
+        watch: Watch<'_>,
+    ) -> Result<Arc<Engine>> {
         let lock = lock::acquire(&*vfs, dir, options.timeout_ms)?;
         let log_options = LogOptions::new(options.segment_bytes);
         let mut imported = None;
         let mut found = inspect(&*vfs, dir)?;
         if found == DirState::OldNoPokeDB {
             sync_parent(&*vfs, dir)?;
-            imported = Some(import::run(&vfs, dir, options, default_entry(options))?);
+            imported = Some(import::run(&vfs, dir, options, default_entry(options), watch)?);
             found = DirState::Ours;
         }
         let (mut log, store) = match found {
@@ -185,8 +191,8 @@ impl Restoring<'_> {
     }
 }
 
-/// Stores `M`, `ef_construction` and the tokenizer if the caller gives other ones: the graph and the text index are caches
-/// and are built again with them.
+/// Stores `M`, `ef_construction` and the tokenizer if the caller gives other ones (the graph and the text index are caches
+/// and are built again with them), and the model's name if there is none yet.
 fn keep_build_parameters(
     log: &mut Log,
     mut entries: Vec<CollectionEntry>,
@@ -195,6 +201,10 @@ fn keep_build_parameters(
     let (m, ef_construction) = (options.m.map(narrow), options.ef_construction.map(narrow));
     let mut changed = false;
     for entry in entries.iter_mut().filter(|e| e.id == CollectionId::DEFAULT) {
+        // `check_default` has refused another one than stored.
+        if entry.model.is_none() && options.model.is_some() {
+            (entry.model, changed) = (options.model.clone(), true);
+        }
         let stored = (entry.m, entry.ef_construction, entry.tokenizer);
         let tokenizer = options.tokenizer.unwrap_or(entry.tokenizer);
         let wanted = (m.unwrap_or(entry.m), ef_construction.unwrap_or(entry.ef_construction), tokenizer);
@@ -238,7 +248,7 @@ fn default_entry(options: &Options) -> CollectionEntry {
         m: narrow(options.m.unwrap_or(16)),
         ef_construction: narrow(options.ef_construction.unwrap_or(200)),
         next_id: 0,
-        model: None,
+        model: options.model.clone(),
         tokenizer: options.tokenizer.unwrap_or_default(),
     }
 }
@@ -335,7 +345,8 @@ impl Puts {
 fn check_default(dir: &Path, options: &Options, entries: &[CollectionEntry]) -> Result<()> {
     let default = entries.iter().find(|e| e.id == CollectionId::DEFAULT);
     let default = default.ok_or_else(|| Error::corruption(dir, 0, "the manifest has no default collection"))?;
-    check_stored(dir, options, usize::from(default.dim), default.metric)
+    let (dim, metric, model) = (usize::from(default.dim), default.metric, default.model.as_deref());
+    check_stored(dir, options, Stored { dim, metric, model })
 }
 
 /// Hands SQLite what it lacks, without waiting for it.

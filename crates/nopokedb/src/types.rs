@@ -1,7 +1,11 @@
 //! The nouns of the engine: newtypes for ids and positions, so that they cannot be mixed up.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+
+/// What is told how far a long call is: how much is done, and of how much. It may break it off.
+pub(crate) type Watch<'a> = &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>;
 
 /// A row's id, as the caller sees it: an integer, counted from 0 unless the caller gives its own, or text. Both may be mixed
 /// in one collection. Cheap to clone.

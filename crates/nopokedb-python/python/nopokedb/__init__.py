@@ -11,6 +11,7 @@
 
 from ._nopokedb import (
     BackupReport,
+    Batch,
     CheckReport,
     ClosedError,
     CorruptionError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncNoPokeDB",
     "BackupReport",
+    "Batch",
     "CheckReport",
     "ClosedError",
     "CorruptionError",

@@ -96,6 +96,40 @@ class BackupReport:
     @property
     def files_kept(self) -> int: ...
 
+class Batch:
+    def add(
+        self,
+        vector: ArrayLike,
+        metadata: Optional[_Metadata] = None,
+        *,
+        id: Optional[_Id] = None,
+        document: Optional[str] = None,
+        on_conflict: _OnConflict = "error",
+    ) -> Union[int, str]: ...
+    def upsert(
+        self,
+        id: _Id,
+        vector: Optional[ArrayLike] = None,
+        metadata: Optional[_Metadata] = None,
+        *,
+        document: Optional[str] = None,
+    ) -> None: ...
+    def update(self, id: _Id, set: Optional[_Metadata] = None, *, remove: Union[str, Iterable[str]] = ()) -> None: ...
+    def delete(self, id: _Id) -> None: ...
+    def commit(self) -> list[bool]: ...
+    @property
+    def changed(self) -> Optional[list[bool]]: ...
+    def __len__(self) -> int: ...
+    def __bool__(self) -> Literal[True]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        exc_type: Optional[type[BaseException]] = None,
+        exc: Optional[BaseException] = None,
+        traceback: Optional[TracebackType] = None,
+    ) -> None: ...
+    def __repr__(self) -> str: ...
+
 class NoPokeDB:
     def __init__(
         self,
@@ -108,9 +142,11 @@ class NoPokeDB:
         ef: SupportsIndex = 50,
         *,
         tokenizer: Optional[_Tokenizer] = None,
+        model: Optional[str] = None,
         timeout: SupportsFloat = 0,
         force: bool = False,
         read_only: bool = False,
+        progress: Union[bool, _Progress, None] = None,
     ) -> None: ...
     @property
     def dim(self) -> int: ...
@@ -118,6 +154,8 @@ class NoPokeDB:
     def space(self) -> str: ...
     @property
     def tokenizer(self) -> str: ...
+    @property
+    def model(self) -> Optional[str]: ...
     @property
     def path(self) -> str: ...
     @property
@@ -147,6 +185,7 @@ class NoPokeDB:
         ids: Optional[Iterable[_Id]] = None,
         documents: Optional[Iterable[Optional[str]]] = None,
         on_conflict: _OnConflict = "error",
+        progress: Union[bool, _Progress, None] = None,
     ) -> list[Union[int, str]]: ...
     def query(
         self,
@@ -228,6 +267,8 @@ class NoPokeDB:
         document: Optional[str] = None,
         vid: Optional[_Id] = None,
     ) -> None: ...
+    def update(self, id: _Id, set: Optional[_Metadata] = None, *, remove: Union[str, Iterable[str]] = ()) -> None: ...
+    def batch(self) -> Batch: ...
     @overload
     def delete(self, id: Optional[_Id] = None, *, vid: Optional[_Id] = None) -> bool: ...
     @overload

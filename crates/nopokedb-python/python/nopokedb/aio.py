@@ -12,7 +12,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable
 
-from ._nopokedb import ClosedError, NoPokeDB
+from ._nopokedb import Batch, ClosedError, NoPokeDB
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -115,6 +115,11 @@ class AsyncNoPokeDB:
         made._pool = self._pool
         return made
 
+    def batch(self) -> AsyncBatch:
+        """Several writes as one, as in `NoPokeDB.batch`: `async with db.batch() as b: b.add(...)`. What is called on `b` only
+        gathers the writes and is not awaited; they are written, on one of the threads, when the block ends."""
+        return AsyncBatch(self)
+
     def _opened(self) -> NoPokeDB:
         if self._db is None:
             raise ClosedError("the database is not open; use it in `async with`, or await open() first")
@@ -136,6 +141,7 @@ class AsyncNoPokeDB:
     save = _twin(NoPokeDB.save)
     scroll = _twin(NoPokeDB.scroll)
     stats = _twin(NoPokeDB.stats)
+    update = _twin(NoPokeDB.update)
     upsert = _twin(NoPokeDB.upsert)
     wait_indexed = _twin(NoPokeDB.wait_indexed)
 
@@ -158,6 +164,23 @@ class AsyncNoPokeDB:
         return f"Async{self._db!r}" if self._db is not None else "AsyncNoPokeDB(not open)"
 
 
+class AsyncBatch:
+    """What `AsyncNoPokeDB.batch` makes: an async context manager that gives a `Batch`."""
+
+    def __init__(self, db: AsyncNoPokeDB) -> None:
+        self._db = db
+        self._batch: Optional[Batch] = None
+
+    async def __aenter__(self) -> Batch:
+        self._batch = await self._db.run(NoPokeDB.batch)
+        return self._batch
+
+    async def __aexit__(self, *exception: Any) -> None:
+        batch = self._batch
+        if batch is not None:
+            await self._db.run(lambda _: batch.__exit__(*exception))
+
+
 def _attribute(name: str) -> property:
     def read(self: AsyncNoPokeDB) -> Any:
         return getattr(self._opened(), name)
@@ -168,8 +191,8 @@ def _attribute(name: str) -> property:
     return property(read, write, doc=getattr(NoPokeDB, name).__doc__)
 
 
-# Attributes, and methods that the list above does not have yet. What is used in `with` has no twin: see `run`.
+# Attributes, and methods that the list above does not have yet.
 for _name, _member in vars(NoPokeDB).items():
-    if _name.startswith("_") or _name == "batch" or _name in vars(AsyncNoPokeDB):
+    if _name.startswith("_") or _name in vars(AsyncNoPokeDB):
         continue
     setattr(AsyncNoPokeDB, _name, _twin(_member) if callable(_member) else _attribute(_name))

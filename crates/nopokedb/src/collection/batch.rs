@@ -97,7 +97,7 @@ impl WriteBatch {
     /// # Errors
     /// `Invalid` (dimension, NaN or infinity), `Closed`. The batch is as it was then.
     pub fn add(&mut self, vector: &[f32], row: NewRow) -> Result<Id> {
-        self.collection.check()?;
+        self.collection.check_writing()?;
         self.collection.check_vectors(vector, Some(1))?;
         check_document(row.document.as_deref(), self.writes.len())?;
         let id = match row.id {
@@ -115,7 +115,7 @@ impl WriteBatch {
     /// # Errors
     /// As [`WriteBatch::add`].
     pub fn upsert(&mut self, id: impl Into<Id>, change: Change) -> Result<()> {
-        self.collection.check()?;
+        self.collection.check_writing()?;
         if let Some(vector) = &change.vector {
             self.collection.check_vectors(vector, Some(1))?;
         }
@@ -150,7 +150,7 @@ impl WriteBatch {
     /// What the first refused write is refused for; `Full`, `Io`, `Corruption`, `Closed`. Nothing was written then.
     pub fn commit(self) -> Result<Vec<bool>> {
         let WriteBatch { collection, writes } = self;
-        collection.check()?;
+        collection.check_writing()?;
         let (mut ids, mut places): (Vec<Id>, HashMap<Id, usize>) = (Vec::new(), HashMap::new());
         for (id, _) in &writes {
             places.entry(id.clone()).or_insert_with(|| {

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 
 use super::{Change, Collection, MAX_DOCUMENT_BYTES, NewRow, NewRows, OnConflict};
 use crate::commit::reserve::Reservation;
@@ -12,6 +13,9 @@ use crate::metadata::Metadata;
 use crate::options::MAX_DIM;
 use crate::types::{Id, RecordId};
 use crate::vectors::keys::first_place;
+
+/// Rows between two words about the progress.
+const WATCHED: usize = 4_096;
 
 impl Collection {
     /// Adds one vector. When this returns, the row is on the disk and every search sees it. Returns its id: the given one, or
@@ -49,7 +53,18 @@ impl Collection {
     ///
     /// # Errors
     /// As [`Collection::add`]; messages about one row name it by its position in the batch.
-    pub fn add_many(&self, vectors: &[f32], mut rows: NewRows) -> Result<Vec<Id>> {
+    pub fn add_many(&self, vectors: &[f32], rows: NewRows) -> Result<Vec<Id>> {
+        self.add_many_watched(vectors, rows, &mut |_, _| ControlFlow::Continue(()))
+    }
+
+    /// [`Collection::add_many`], telling `progress` how many rows are prepared, and of how many; the last word, that all are
+    /// done, comes when they are on the disk and visible. Breaking before that ends it with an error, and nothing is written.
+    pub fn add_many_watched(
+        &self,
+        vectors: &[f32],
+        mut rows: NewRows,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Vec<Id>> {
         self.check_writing()?;
         let n = self.check_vectors(vectors, None)?;
         check_count("ids", rows.ids.as_ref().map(Vec::len), n)?;
@@ -64,7 +79,9 @@ impl Collection {
         let Some(ids) = rows.ids.take() else {
             let (range, _held) = self.core.reservations.automatic(n)?;
             let numbered = range.clone().map(|number| (RecordId(number), None)).enumerate();
-            self.handle.engine.commit(self.encode(vectors, &rows, numbered, n)?)?;
+            self.handle.engine.commit(self.encode(vectors, &rows, numbered, n, progress)?)?;
+            // There is nothing left to stop.
+            let _ = progress(n, n);
             return Ok(range.map(Id::Int).collect());
         };
         let chosen = once_each(&ids, rows.on_conflict)?;
@@ -79,9 +96,10 @@ impl Collection {
         if !written.is_empty() {
             held.reservation.insert();
             let count = written.len();
-            self.handle.engine.commit(self.encode(vectors, &rows, written.into_iter(), count)?)?;
+            self.handle.engine.commit(self.encode(vectors, &rows, written.into_iter(), count, progress)?)?;
         }
         drop(held);
+        let _ = progress(n, n);
         Ok(ids)
     }
 
@@ -150,6 +168,7 @@ impl Collection {
         rows: &NewRows,
         numbered: impl Iterator<Item = (usize, (RecordId, Option<&'a str>))>,
         count: usize,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Batch> {
         let metadata = |i: usize| rows.metadatas.as_ref().and_then(|m| m[i].as_ref());
         let document = |i: usize| rows.documents.as_ref().and_then(|d| d[i].as_deref());
@@ -157,7 +176,10 @@ impl Collection {
         let arena =
             (0..all).map(|i| metadata(i).map_or(0, |m| m.as_json().len()) + document(i).map_or(0, str::len)).sum();
         let mut frame = self.frame(count, arena);
-        for (i, (record, key)) in numbered {
+        for (done, (i, (record, key))) in numbered.enumerate() {
+            if done.is_multiple_of(WATCHED) && progress(done, count).is_break() {
+                return Err(Error::argument("stopped by what was told the progress; nothing was written"));
+            }
             let vector = &vectors[i * self.dim()..(i + 1) * self.dim()];
             frame.push(&put(record, key, vector, metadata(i), document(i)))?;
         }

@@ -13,10 +13,12 @@ use crate::log::{FrameBuilder, Log, NewRowRef, RowKind};
 use crate::meta::OldMetadata;
 use crate::metadata::Metadata;
 use crate::options::{MAX_DIM, Options};
-use crate::types::{CollectionId, Metric, RecordId};
+use crate::types::{CollectionId, Metric, RecordId, Watch};
 
 /// A batch, and with it a sync of the log, every so many bytes, or twice a segment.
 const BATCH: u64 = 8 << 20;
+/// Rows between two words about the progress.
+const WATCHED: usize = 4_096;
 /// How far the squared length of a vector that was divided by its length may be from 1.
 const NEAR_ONE: f64 = 1e-3;
 
@@ -40,6 +42,9 @@ pub(super) struct Copy<'a> {
     dir: PathBuf,
     lengths: Lengths,
     imported: Imported,
+    watch: Watch<'a>,
+    done: usize,
+    all: usize,
 }
 
 /// The log, and the batch that is being filled.
@@ -60,12 +65,20 @@ struct Lengths {
 }
 
 impl<'a> Copy<'a> {
-    pub(super) fn new(source: Source, plan: Plan, options: &'a Options, log: &'a mut Log) -> Copy<'a> {
+    pub(super) fn new(
+        source: Source,
+        plan: Plan,
+        options: &'a Options,
+        log: &'a mut Log,
+        watch: Watch<'a>,
+    ) -> Copy<'a> {
+        let (done, all) = (0, plan.vectors.len());
         let Source { index, pending, metadata, dir } = source;
         let to = Target { log, frame: frame(options), options, bytes: 0 };
         let vectors = plan.vectors.into_iter().peekable();
         let (vector, lengths) = (Vec::new(), Lengths::default());
-        Copy { index, pending, vectors, to, vector, metadata: Some(metadata), dir, lengths, imported: plan.imported }
+        let (metadata, imported) = (Some(metadata), plan.imported);
+        Copy { index, pending, vectors, to, vector, metadata, dir, lengths, imported, watch, done, all }
     }
 
     /// Copies everything; what is in the log then is durable.
@@ -98,6 +111,10 @@ impl<'a> Copy<'a> {
 
     /// One row: its vector from the index or the log, its metadata from SQLite or else from the log.
     fn row(&mut self, id: u64, from: From, text: Option<&str>) -> Result<()> {
+        if self.done.is_multiple_of(WATCHED) && (self.watch)(self.done, self.all).is_break() {
+            return Err(Error::argument("stopped by what was told the progress; nothing was imported"));
+        }
+        self.done += 1;
         let mut logged = None;
         match from {
             From::Nowhere => {

@@ -32,22 +32,29 @@ use hnswlib::{Element, OldIndex};
 use oplog::Pending;
 use window::Window;
 
-use crate::engine::check_stored;
+use crate::engine::{Stored, check_stored};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::io::atomic::write_atomic;
 use crate::io::vfs::{OpenMode, Vfs};
 use crate::log::{CollectionEntry, IMPORTING, Log, LogOptions, remove_unfinished_import};
 use crate::meta::OldMetadata;
 use crate::options::{Options, narrow};
-use crate::types::Id;
+use crate::types::{Id, Watch};
 
 pub use report::{Ids, Imported};
 
 /// What was imported, in words.
 const NOTE: &str = "IMPORT.txt";
 
-/// Imports the old files in `dir`. `entry` is the default collection as `options` would make it.
-pub(crate) fn run(vfs: &Arc<dyn Vfs>, dir: &Path, options: &Options, mut entry: CollectionEntry) -> Result<Imported> {
+/// Imports the old files in `dir`. `entry` is the default collection as `options` would make it. `watch` is told the rows; if it
+/// breaks, nothing was imported.
+pub(crate) fn run(
+    vfs: &Arc<dyn Vfs>,
+    dir: &Path,
+    options: &Options,
+    mut entry: CollectionEntry,
+    watch: Watch<'_>,
+) -> Result<Imported> {
     let (plan, source) = survey(&**vfs, dir, options)?;
     entry.next_id = plan.next_id;
     if let Some(index) = &source.index {
@@ -55,7 +62,7 @@ pub(crate) fn run(vfs: &Arc<dyn Vfs>, dir: &Path, options: &Options, mut entry: 
         entry.ef_construction = narrow(options.ef_construction.unwrap_or(index.ef_construction.clamp(8, 4_096)));
     }
     begin(&**vfs, dir)?;
-    let written = write(vfs, dir, options, &entry, plan, source);
+    let written = write(vfs, dir, options, &entry, (plan, source), watch);
     if written.is_err() {
         // Best effort: room for others. The next opening does the same before it starts again.
         let _ = remove_unfinished_import(&**vfs, dir);
@@ -91,15 +98,18 @@ fn write(
     dir: &Path,
     options: &Options,
     entry: &CollectionEntry,
-    plan: Plan,
-    source: Source,
+    (plan, source): (Plan, Source),
+    watch: Watch<'_>,
 ) -> Result<Imported> {
+    let all = plan.vectors.len();
     let log_options = LogOptions::new(options.segment_bytes);
     let mut log = Log::begin(vfs.clone(), dir, log_options, std::slice::from_ref(entry))?;
-    let imported = Copy::new(source, plan, options, &mut log).run()?;
+    let imported = Copy::new(source, plan, options, &mut log, &mut *watch).run()?;
     log.close_clean()?;
     write_atomic(&**vfs, dir, NOTE, imported.to_string().as_bytes())?;
     log.publish_first()?;
+    // There is nothing left to stop.
+    let _ = watch(all, all);
     Ok(imported)
 }
 
@@ -128,12 +138,12 @@ fn survey(vfs: &dyn Vfs, dir: &Path, options: &Options) -> Result<(Plan, Source)
     let index = Window::open(vfs, &dir.join("hnsw_index.bin"))?;
     let mut index = index.map(OldIndex::open).transpose()?;
     if let Some(index) = &index {
-        check_stored(dir, options, index.dim, options.metric)?;
+        check_stored(dir, options, Stored { dim: index.dim, metric: options.metric, model: None })?;
     }
     let elements = index.as_mut().map_or(Ok(Vec::new()), OldIndex::elements)?;
     let pending = Pending::read(Window::open(vfs, &dir.join("oplog.jsonl"))?, options.dim)?;
     if let Some(dim) = pending.other_dim.filter(|_| index.is_none() && pending.highest().is_none()) {
-        check_stored(dir, options, dim, options.metric)?;
+        check_stored(dir, options, Stored { dim, metric: options.metric, model: None })?;
     }
     let metadata = OldMetadata::open(vfs, &dir.join("metadata.db"))?;
     let highest = metadata.highest()?;
