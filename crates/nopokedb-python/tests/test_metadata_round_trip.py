@@ -2,6 +2,7 @@
 
 import collections
 import enum
+import json
 import math
 import sys
 
@@ -53,6 +54,19 @@ def test_metadata_comes_back_exactly(path, case):
     with NoPokeDB(2, path=path) as db:
         assert all(same(db.get(id), metadata) for id in range(3)), "after reopening"
         assert all(same(hit["metadata"], metadata) for hits in db.query_many([[1, 1]] * 2, k=3) for hit in hits)
+
+
+def test_keys_that_are_no_str_become_what_json_makes_of_them(path):
+    class Colour(enum.IntEnum):
+        RED = 7
+
+    given = {1: "a", -(2**70): "b", 1.5: "c", 1e16: {"d": {True: [{None: 1}]}}, False: "e", Colour.RED: "f", "g": 2}
+    with NoPokeDB(2, path=path) as db:
+        db.add([1, 0], given)
+        db.add_many([[1, 0]], [given])
+        assert db.get(0) == db.get(1) == json.loads(json.dumps(given))
+        db.update(0, {1: "z"})
+        assert db.get(0)["1"] == "z" and db.count({"1": "z"}) == 1
 
 
 @pytest.fixture(scope="module")

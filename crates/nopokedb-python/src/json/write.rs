@@ -1,8 +1,11 @@
 //! Python objects to JSON text.
 //!
-//! What is taken: dicts with str keys, lists, tuples (they come back as lists), str, bool, int in 64 bits, finite float,
+//! What is taken: dicts, lists, tuples (they come back as lists), str, bool, int in 64 bits, finite float,
 //! None, subclasses of these, and NumPy scalars of these kinds by their `.item()`. Everything else is refused by name,
 //! with the path of keys that leads to it: nothing is turned into a string quietly.
+//!
+//! Keys are str; in metadata also int, float, bool and None, which become the text that `json.dumps` makes of them, as they did
+//! in 0.5. Two keys of one dict that become the same text are refused.
 //!
 //! Invariant: the text is canonical as [`nopokedb::Metadata`] wants it, so that the engine need not read it again.
 
@@ -16,7 +19,7 @@ use crate::errors::{bad_metadata, caused_by, raise, type_name};
 /// The metadata that a Python dict is. `row` is its place in a batch, for messages.
 pub(crate) fn metadata_of(object: &Bound<'_, PyAny>, row: Option<usize>) -> PyResult<Metadata> {
     let py = object.py();
-    let mut writer = Writer { out: Vec::with_capacity(128), unusual_keys: false };
+    let mut writer = Writer { out: Vec::with_capacity(128), only_str: false, unusual_keys: false };
     let Ok(dict) = object.cast::<PyDict>() else {
         let what = format!("must be a dict, got {}", type_name(object));
         return Err(Fault::new(what).into_error(py, row));
@@ -31,7 +34,7 @@ pub(crate) fn metadata_of(object: &Bound<'_, PyAny>, row: Option<usize>) -> PyRe
 
 /// The JSON text of a dict that is a filter, or what is wrong with it.
 pub(crate) fn filter_text(dict: &Bound<'_, PyDict>) -> Result<String, (String, Option<PyErr>)> {
-    let mut writer = Writer { out: Vec::with_capacity(128), unusual_keys: false };
+    let mut writer = Writer { out: Vec::with_capacity(128), only_str: true, unusual_keys: false };
     match writer.dict(dict, 1) {
         Ok(()) => String::from_utf8(writer.out).map_err(|e| (format!("filter is not text: {e}"), None)),
         Err(fault) => Err((fault.sentence("filter"), fault.cause)),
@@ -102,7 +105,9 @@ impl Fault {
 
 struct Writer {
     out: Vec<u8>,
-    /// A key is of a subclass of str, whose own `__eq__` may have let the same text in twice: the engine checks.
+    /// Whether keys of other types are refused.
+    only_str: bool,
+    /// A key is no str, or of a subclass of str, whose own `__eq__` may have let the same text in twice: the engine checks.
     unusual_keys: bool,
 }
 
@@ -149,17 +154,46 @@ impl Writer {
             if i > 0 {
                 self.out.push(b',');
             }
-            let Ok(name) = key.cast::<PyString>() else {
-                let what = format!("has the key {}, which is {}; keys must be str", shown(&key), a(&type_name(&key)));
-                return Err(Fault::new(what));
+            let name = match key.cast::<PyString>() {
+                Ok(name) => name.clone(),
+                Err(_) => self.key(&key)?,
             };
-            self.unusual_keys |= name.cast_exact::<PyString>().is_err();
-            self.string(name).map_err(|fault| Fault { what: format!("has a key that {}", fault.what), ..*fault })?;
+            self.unusual_keys |= key.cast_exact::<PyString>().is_err();
+            self.string(&name).map_err(|fault| Fault { what: format!("has a key that {}", fault.what), ..*fault })?;
             self.out.push(b':');
             self.value(&value, depth).map_err(|fault| fault.under(Step::Key(name.to_string_lossy().into_owned())))?;
         }
         self.out.push(b'}');
         self.enter(depth)
+    }
+
+    /// The text that `json.dumps` makes of a key that is no str.
+    fn key<'py>(&self, key: &Bound<'py, PyAny>) -> Result<Bound<'py, PyString>, Box<Fault>> {
+        let py = key.py();
+        // Of an enum that is an int, too, the number.
+        let plain = |of: Bound<'py, PyType>| of.call_method1("__repr__", (key,))?.cast_into().map_err(PyErr::from);
+        let text = if self.only_str {
+            None
+        } else if let Ok(flag) = key.cast::<PyBool>() {
+            Some(Ok(PyString::new(py, if flag.is_true() { "true" } else { "false" })))
+        } else if key.is_none() {
+            Some(Ok(PyString::new(py, "null")))
+        } else if key.is_instance_of::<PyInt>() {
+            Some(plain(py.get_type::<PyInt>()))
+        } else if let Ok(float) = key.cast::<PyFloat>() {
+            float.value().is_finite().then(|| plain(py.get_type::<PyFloat>()))
+        } else {
+            None
+        };
+        let keys =
+            if self.only_str { "str" } else { "str, or int, float, bool or None, which become the text of them" };
+        match text {
+            Some(text) => text.map_err(|e| Fault::because("has a key that has no text", e)),
+            None => {
+                let what = format!("has the key {}, which is {}; keys must be {keys}", shown(key), a(&type_name(key)));
+                Err(Fault::new(what))
+            }
+        }
     }
 
     fn array<'py>(&mut self, items: impl Iterator<Item = Bound<'py, PyAny>>, depth: usize) -> Checked {
