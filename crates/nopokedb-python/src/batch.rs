@@ -10,7 +10,7 @@ use pyo3::types::PyString;
 
 use crate::database::NoPokeDB;
 use crate::errors::{invalid, type_name};
-use crate::{ids, json, rows, vectors};
+use crate::{expiry, ids, json, rows, vectors};
 
 /// Several writes to one collection that are done together or not at all; made by `NoPokeDB.batch()`.
 ///
@@ -85,8 +85,9 @@ impl Batch {
     /// >>> db.get(part)
     /// {'of': 0}
     #[pyo3(
-        signature = (vector, metadata=None, *, id=None, document=None, on_conflict=None),
-        text_signature = "($self, vector, metadata=None, *, id=None, document=None, on_conflict='error')"
+        signature = (vector, metadata=None, *, id=None, document=None, on_conflict=None, ttl=None, expires_at=None),
+        text_signature = "($self, vector, metadata=None, *, id=None, document=None, on_conflict='error', ttl=None, \
+                          expires_at=None)"
     )]
     #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn add<'py>(
@@ -97,6 +98,8 @@ impl Batch {
         id: Option<&Bound<'py, PyAny>>,
         document: Option<&Bound<'py, PyAny>>,
         on_conflict: Option<&Bound<'py, PyAny>>,
+        ttl: Option<&Bound<'py, PyAny>>,
+        expires_at: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let vector = vectors::one(vector, self.collection(py)?)?;
         let row = NewRow {
@@ -104,6 +107,7 @@ impl Batch {
             metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
             document: document.map(|document| rows::document("document", document)).transpose()?,
             on_conflict: on_conflict.map(ids::on_conflict).transpose()?.unwrap_or_default(),
+            expires: expiry::one(ttl, expires_at)?,
         };
         let id = self.gather(py, |batch| batch.add(&vector, row))?;
         Ok(ids::to_python(py, &id))
@@ -119,7 +123,8 @@ impl Batch {
     /// ...     b.upsert("a", metadata={"n": 2})
     /// >>> db.get("a")
     /// {'n': 2}
-    #[pyo3(signature = (id, vector=None, metadata=None, *, document=None))]
+    #[pyo3(signature = (id, vector=None, metadata=None, *, document=None, ttl=None, expires_at=None))]
+    #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn upsert(
         &self,
         py: Python<'_>,
@@ -127,12 +132,15 @@ impl Batch {
         vector: Option<&Bound<'_, PyAny>>,
         metadata: Option<&Bound<'_, PyAny>>,
         document: Option<&Bound<'_, PyAny>>,
+        ttl: Option<&Bound<'_, PyAny>>,
+        expires_at: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let id = ids::id("id", id)?;
         let change = Change {
             vector: vector.map(|vector| vectors::one(vector, self.collection(py)?)).transpose()?,
             metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
             document: document.map(|document| rows::document("document", document)).transpose()?,
+            expires: expiry::one(ttl, expires_at)?,
         };
         self.gather(py, |batch| batch.upsert(id, change))
     }

@@ -13,6 +13,7 @@
 //! | `progress.rs` | how far a long call is |
 //! | `rerank.rs` | hits in the order of the caller's own function |
 //! | `words.rs` | what a query searches documents for |
+//! | `expiry.rs` | when rows expire |
 //! | `ids.rs` | ids, and what is done where they exist |
 //! | `rows.rs` | counts, seconds, documents, lists of metadata |
 //! | `json/` | dicts to metadata and back |
@@ -28,6 +29,7 @@ mod asked;
 mod batch;
 mod database;
 mod errors;
+mod expiry;
 mod ids;
 mod json;
 mod opened;

@@ -7,14 +7,15 @@ use pyo3::types::{PyBool, PyList};
 
 use crate::database::NoPokeDB;
 use crate::progress::Progress;
-use crate::{asked, ids, json, rows, vectors};
+use crate::{asked, expiry, ids, json, rows, vectors};
 
 #[pymethods]
 impl NoPokeDB {
     #[doc = include_str!("docs/add.txt")]
     #[pyo3(
-        signature = (vector, metadata=None, *, id=None, document=None, on_conflict=None),
-        text_signature = "($self, vector, metadata=None, *, id=None, document=None, on_conflict='error')"
+        signature = (vector, metadata=None, *, id=None, document=None, on_conflict=None, ttl=None, expires_at=None),
+        text_signature = "($self, vector, metadata=None, *, id=None, document=None, on_conflict='error', ttl=None, \
+                          expires_at=None)"
     )]
     #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn add<'py>(
@@ -25,6 +26,8 @@ impl NoPokeDB {
         id: Option<&Bound<'py, PyAny>>,
         document: Option<&Bound<'py, PyAny>>,
         on_conflict: Option<&Bound<'py, PyAny>>,
+        ttl: Option<&Bound<'py, PyAny>>,
+        expires_at: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let opened = self.opened(py)?;
         let vector = vectors::one(vector, &opened.collection)?;
@@ -33,6 +36,7 @@ impl NoPokeDB {
             metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
             document: document.map(|document| rows::document("document", document)).transpose()?,
             on_conflict: on_conflict.map(ids::on_conflict).transpose()?.unwrap_or_default(),
+            expires: expiry::one(ttl, expires_at)?,
         };
         let id = opened.run(py, |o| o.collection.add(&vector, row))?;
         Ok(ids::to_python(py, &id))
@@ -40,8 +44,9 @@ impl NoPokeDB {
 
     #[doc = include_str!("docs/add_many.txt")]
     #[pyo3(
-        signature = (vectors, metadatas=None, *, ids=None, documents=None, on_conflict=None, progress=None),
-        text_signature = "($self, vectors, metadatas=None, *, ids=None, documents=None, on_conflict='error', progress=None)"
+        signature = (vectors, metadatas=None, *, ids=None, documents=None, on_conflict=None, ttl=None, expires_at=None, progress=None),
+        text_signature = "($self, vectors, metadatas=None, *, ids=None, documents=None, on_conflict='error', ttl=None, \
+                          expires_at=None, progress=None)"
     )]
     #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn add_many<'py>(
@@ -52,6 +57,8 @@ impl NoPokeDB {
         ids: Option<&Bound<'py, PyAny>>,
         documents: Option<&Bound<'py, PyAny>>,
         on_conflict: Option<&Bound<'py, PyAny>>,
+        ttl: Option<&Bound<'py, PyAny>>,
+        expires_at: Option<&Bound<'py, PyAny>>,
         progress: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let opened = self.opened(py)?;
@@ -61,6 +68,7 @@ impl NoPokeDB {
             metadatas: metadatas.map(rows::metadatas).transpose()?,
             documents: documents.map(rows::documents).transpose()?,
             on_conflict: on_conflict.map(ids::on_conflict).transpose()?.unwrap_or_default(),
+            expires: expiry::many(vectors.as_slice().len() / opened.collection.dim(), ttl, expires_at)?,
         };
         let vectors = vectors.as_slice();
         let mut progress = Progress::new("add_many", progress)?;
@@ -80,6 +88,8 @@ impl NoPokeDB {
     /// metadata : dict, optional
     ///     Replaces the old dict whole.
     /// document : str, optional
+    /// ttl, expires_at : optional
+    ///     As in `add`. None leaves it as it is; `float("inf")` makes the row stay.
     ///
     /// Raises
     /// ------
@@ -93,7 +103,8 @@ impl NoPokeDB {
     /// >>> db.upsert(7, metadata={"name": "East"})
     /// >>> db.query([1, 0])[0]["metadata"]
     /// {'name': 'East'}
-    #[pyo3(signature = (id=None, vector=None, metadata=None, *, document=None, vid=None))]
+    #[pyo3(signature = (id=None, vector=None, metadata=None, *, document=None, ttl=None, expires_at=None, vid=None))]
+    #[allow(clippy::too_many_arguments)] // keyword arguments in Python
     fn upsert(
         &self,
         py: Python<'_>,
@@ -101,6 +112,8 @@ impl NoPokeDB {
         vector: Option<&Bound<'_, PyAny>>,
         metadata: Option<&Bound<'_, PyAny>>,
         document: Option<&Bound<'_, PyAny>>,
+        ttl: Option<&Bound<'_, PyAny>>,
+        expires_at: Option<&Bound<'_, PyAny>>,
         vid: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let opened = self.opened(py)?;
@@ -109,6 +122,7 @@ impl NoPokeDB {
             vector: vector.map(|vector| vectors::one(vector, &opened.collection)).transpose()?,
             metadata: metadata.map(|metadata| json::metadata_of(metadata, None)).transpose()?,
             document: document.map(|document| rows::document("document", document)).transpose()?,
+            expires: expiry::one(ttl, expires_at)?,
         };
         opened.run(py, |o| o.collection.upsert(id, change))
     }

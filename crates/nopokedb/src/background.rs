@@ -1,6 +1,6 @@
 //! The background worker: one thread per open database that does what no caller should wait for.
 //!
-//! In order of urgency: rows from the tail into the graph, footers of sealed segments, compaction, the idle watermark. In a
+//! In order of urgency: rows that have expired, rows from the tail into the graph, footers of sealed segments, compaction, the idle watermark. In a
 //! database that is only read: what the writer did since, then memory alone.
 //!
 //! Invariants:
@@ -13,11 +13,13 @@
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
 use crate::error::Result;
 
+/// Expired rows are deleted so often at most, all that there are at once.
+const REAP_EVERY: Duration = Duration::from_secs(1);
 /// An idle log gets its watermark after this long.
 const IDLE: Duration = Duration::from_millis(50);
 
@@ -115,19 +117,33 @@ impl Background {
 
 /// The worker's life: wait, work a round, until stopped.
 fn run(engine: &Engine) {
-    let mut idle_work = false;
+    let (mut idle_work, mut reaped) = (false, None::<Instant>);
     loop {
-        let idle = engine.background.sleep(engine.poll().or(idle_work.then_some(IDLE)));
+        let rest = reaped.map_or(Duration::ZERO, |at| REAP_EVERY.saturating_sub(at.elapsed()));
+        let due = engine.reap_in().map(|due| due.max(rest));
+        let idle = engine.background.sleep(engine.poll().or(idle_work.then_some(IDLE)).into_iter().chain(due).min());
         if engine.background.stop.load(SeqCst) {
             return;
         }
         let round = engine.background.pause();
         let outcome = if engine.follower.is_some() {
             engine.follow_round().map(|()| false)
-        } else if idle {
-            engine.idle_round().map(|()| false)
         } else {
-            engine.busy_round().map(|()| true)
+            let rested = reaped.is_none_or(|at| at.elapsed() >= REAP_EVERY);
+            let reaping = if rested && engine.reap_in().is_some_and(|due| due.is_zero()) {
+                reaped = Some(Instant::now());
+                engine.reap().map(drop)
+            } else {
+                Ok(())
+            };
+            let rest = if !idle {
+                engine.busy_round().map(|()| true)
+            } else if idle_work {
+                engine.idle_round().map(|()| false)
+            } else {
+                Ok(false)
+            };
+            rest.and_then(|more| reaping.map(|()| more))
         };
         drop(round);
         let mut state = engine.background.lock();

@@ -69,7 +69,7 @@ impl Engine {
         log.set_collections(&entries)?;
         self.applier.tokenizers().set(id, entry.tokenizer);
         let params = index_params(&entry, &self.options);
-        let generation = Generation::new(&params, &self.segments);
+        let generation = Generation::new(&params, &self.segments, &self.options.clock);
         let core = Arc::new(CollectionCore::new(&entry, 0, generation, Lsn(0)));
         self.insert_collection(core.clone());
         Ok(core)

@@ -111,7 +111,7 @@ impl ImageOf<'_> {
     pub(crate) fn audit(&self, collection: &CollectionCore, last: Lsn) -> Result<(u64, Vec<String>)> {
         let (mut images, mut wrong) = (0, Vec::new());
         let generation = collection.generation();
-        let view = generation.view();
+        let view = generation.stored();
         for lsn in self.found()? {
             images += 1;
             match Index::read_image(self.vfs, &self.path(lsn), self.stamp(last), generation.index.params()) {

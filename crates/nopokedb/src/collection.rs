@@ -9,7 +9,9 @@ mod write;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::SystemTime;
 
+use crate::clock::{self, Expiry};
 use crate::database::Handle;
 use crate::engine::CollectionCore;
 use crate::error::{Error, ErrorKind, Result, Subject};
@@ -41,6 +43,8 @@ pub struct NewRow {
     pub document: Option<String>,
     /// What happens if there is a row of that id.
     pub on_conflict: OnConflict,
+    /// When it expires; `None` is never.
+    pub expires: Option<Expiry>,
 }
 
 /// What an add does about an id that exists.
@@ -66,6 +70,8 @@ pub struct NewRows {
     pub documents: Option<Vec<Option<String>>>,
     /// What happens to rows of ids that exist.
     pub on_conflict: OnConflict,
+    /// When they expire.
+    pub expires: Option<Vec<Option<Expiry>>>,
 }
 
 /// What an upsert sets; what is `None` stays as it is.
@@ -77,6 +83,8 @@ pub struct Change {
     pub metadata: Option<Metadata>,
     /// The new document.
     pub document: Option<String>,
+    /// When the row expires from now on. A row that has expired is none: what is put in its place keeps nothing of it.
+    pub expires: Option<Expiry>,
 }
 
 /// A stored row.
@@ -90,6 +98,8 @@ pub struct Record {
     pub document: Option<String>,
     /// The vector exactly as it was given.
     pub vector: Vec<f32>,
+    /// When it expires, if it does.
+    pub expires_at: Option<SystemTime>,
 }
 
 /// Rows of one dimension and metric, searched together. Cheap to clone; all methods may be called from any thread.
@@ -176,7 +186,7 @@ impl Collection {
     /// How many rows are live.
     pub fn len(&self) -> Result<usize> {
         self.check()?;
-        Ok(self.core.generation().snapshot.load().live as usize)
+        Ok(self.core.generation().view().snapshot.live as usize)
     }
 
     /// Whether no row is live.
@@ -403,5 +413,6 @@ fn record(row: &RowView<'_>) -> Result<Record> {
         metadata: row.metadata.map(|text| Metadata::from_stored(text.into())),
         document: row.document.map(str::to_owned),
         vector: row.vector.ok_or_else(no_vector)?.to_vec(),
+        expires_at: clock::stored(row.expires_ms),
     })
 }

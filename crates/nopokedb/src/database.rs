@@ -122,6 +122,14 @@ impl Database {
         Ok(Self::with_engine(engine, options, None))
     }
 
+    /// Deletes what has expired, as the background does by itself.
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
+    pub fn reap(&self) -> Result<usize> {
+        let _paused = self.handle.engine.background.pause();
+        self.handle.engine.reap()
+    }
+
     fn with_engine(engine: Arc<Engine>, options: Options, registered: Option<Registered>) -> Database {
         Database { handle: Arc::new(Handle { engine, options, closed: AtomicBool::new(false), registered }) }
     }

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,8 @@ pub(crate) struct Engine {
     /// Why writes are refused (invariant 3), if they are.
     failed: Mutex<Option<Error>>,
     handles: AtomicUsize,
+    /// From when on the background may have expired rows to delete, in Unix milliseconds.
+    pub(crate) next_expiry_ms: AtomicI64,
     shut: AtomicBool,
     /// `None` once it is let go, and in a database that is only read.
     lock: Mutex<Option<Arc<WriterLock>>>,
@@ -158,6 +160,7 @@ impl Engine {
             sealing: Mutex::default(),
             failed: Mutex::new(None),
             handles: AtomicUsize::new(1),
+            next_expiry_ms: AtomicI64::new(0),
             shut: AtomicBool::new(false),
             follower: lock.is_none().then(Follower::new),
             lock: Mutex::new(lock),

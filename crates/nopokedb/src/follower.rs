@@ -183,7 +183,8 @@ impl Engine {
         for entry in manifest.iter().flat_map(|m| &m.collections).filter(|e| !e.is_dropped()) {
             if self.collection(entry.id).is_err() {
                 self.applier.tokenizers().set(entry.id, entry.tokenizer);
-                let generation = Generation::new(&index_params(entry, &self.options), &self.segments);
+                let params = index_params(entry, &self.options);
+                let generation = Generation::new(&params, &self.segments, &self.options.clock);
                 self.insert_collection(Arc::new(CollectionCore::new(entry, 0, generation, Lsn(0))));
             }
         }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use arc_swap::ArcSwap;
 
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::index::{Image, Index, IndexParams};
 use crate::log::Segment;
@@ -21,6 +22,7 @@ use crate::query::matches::FilterCache;
 use crate::query::target::Calibration;
 use crate::text::TextCache;
 use crate::types::{Id, Lsn, RecordId, Slot};
+use crate::vectors::expiry::{Expiries, NEVER};
 use crate::vectors::ids::IdMap;
 use crate::vectors::keys::places;
 use crate::vectors::rows::{GONE, Loc, Rows, SharedSegments};
@@ -41,14 +43,16 @@ pub(crate) struct Generation {
     /// Which slots' documents have the words asked for last.
     pub(crate) texts: TextCache,
     segments: SharedSegments,
+    clock: Clock,
+    expiries: Expiries,
     /// How many slots were dead at the last repair of the graph.
     repaired: AtomicU32,
 }
 
 impl Generation {
     /// An empty generation.
-    pub(crate) fn new(params: &IndexParams, segments: &SharedSegments) -> Generation {
-        Self::make(params, segments, |_| (), Index::new)
+    pub(crate) fn new(params: &IndexParams, segments: &SharedSegments, clock: &Clock) -> Generation {
+        Self::make(params, segments, clock, |_| (), Index::new)
     }
 
     /// A generation whose index goes on from an image. `fill` restores the slots of the image first, for the index may
@@ -56,21 +60,23 @@ impl Generation {
     pub(crate) fn with_image(
         params: &IndexParams,
         segments: &SharedSegments,
+        clock: &Clock,
         image: Image,
         fill: impl FnOnce(&Slots<'_>),
     ) -> Generation {
-        Self::make(params, segments, fill, |params, source| Index::with_image(params, source, image))
+        Self::make(params, segments, clock, fill, |params, source| Index::with_image(params, source, image))
     }
 
     fn make(
         params: &IndexParams,
         segments: &SharedSegments,
+        clock: &Clock,
         fill: impl FnOnce(&Slots<'_>),
         index: impl FnOnce(IndexParams, Arc<dyn VectorSource>) -> Index,
     ) -> Generation {
         let rows = Arc::new(Rows::new(params.dim, segments.clone()));
-        let ids = IdMap::default();
-        fill(&Slots { rows: &rows, ids: &ids });
+        let (ids, expiries) = (IdMap::default(), Expiries::default());
+        fill(&Slots { rows: &rows, ids: &ids, expiries: &expiries });
         let source = StoredVectors { rows: rows.clone(), segments: segments.clone() };
         Generation {
             index: index(*params, Arc::new(source)),
@@ -81,15 +87,58 @@ impl Generation {
             calibration: Calibration::default(),
             texts: TextCache::default(),
             segments: segments.clone(),
+            clock: clock.clone(),
+            expiries,
             repaired: AtomicU32::new(0),
         }
     }
 
-    /// The current snapshot and the means to read its rows.
+    /// What an answer may hold: the current snapshot without what has expired, and the means to read its rows.
     pub(crate) fn view(&self) -> View<'_> {
+        loop {
+            let mut view = self.stored();
+            if !self.rows.any_expires() {
+                return view;
+            }
+            view.now_ms = self.clock.now_ms();
+            if view.snapshot.next_expiry_ms > view.now_ms {
+                view.snapshot.live -= view.snapshot.expired;
+                return view;
+            }
+            self.settle(view.now_ms);
+        }
+    }
+
+    /// What upkeep works on: all stored rows, also those that have expired and are to be deleted yet.
+    pub(crate) fn stored(&self) -> View<'_> {
         // The snapshot is loaded first: segments only move forward, so the table is never older than the snapshot.
         let snapshot = **self.snapshot.load();
-        View { snapshot, rows: &self.rows, segments: self.segments.load() }
+        View { snapshot, rows: &self.rows, segments: self.segments.load(), now_ms: 0 }
+    }
+
+    /// Publishes what has expired by `now_ms`.
+    fn settle(&self, now_ms: i64) {
+        let mut queue = self.expiries.lock();
+        let snapshot = **self.snapshot.load();
+        let (expired, next_expiry_ms) = queue.settle(now_ms);
+        self.snapshot.store(Arc::new(Snapshot { expired, next_expiry_ms, ..snapshot }));
+    }
+
+    /// Up to `most` of the rows that have expired and are stored still.
+    pub(crate) fn expired(&self, most: usize) -> Vec<RecordId> {
+        self.settle(self.clock.now_ms());
+        self.expiries.lock().passed(most).into_iter().map(|slot| self.rows.id(slot)).collect()
+    }
+
+    /// From when on rows are to be deleted because they have expired, in Unix milliseconds.
+    pub(crate) fn next_expiry_ms(&self) -> i64 {
+        let snapshot = **self.snapshot.load();
+        if snapshot.expired > 0 { 0 } else { snapshot.next_expiry_ms }
+    }
+
+    /// Whether the row stored as `id` has expired.
+    pub(crate) fn has_expired(&self, id: RecordId) -> bool {
+        self.rows.any_expires() && self.ids.get(id).is_some_and(|slot| self.rows.expired(slot, self.clock.now_ms()))
     }
 
     /// The live row of `id`, and the record number it has or would get.
@@ -99,17 +148,19 @@ impl Generation {
 
     /// [`Generation::find`] for a batch that has `taken` some numbers for other ids.
     pub(crate) fn find_beside(&self, id: &Id, taken: impl Fn(RecordId) -> bool) -> Result<Found> {
+        let now_ms = if self.rows.any_expires() { self.clock.now_ms() } else { 0 };
+        let lives = |slot: &Slot| now_ms == 0 || !self.rows.expired(*slot, now_ms);
         let text = match id {
             Id::Int(number) => {
                 let record = RecordId(*number);
-                return Ok(Found { record: Some(record), slot: self.ids.get(record) });
+                return Ok(Found { record: Some(record), slot: self.ids.get(record).filter(lives) });
             }
             Id::Text(text) => text,
         };
         let mut free = None;
         for place in places(text) {
             match self.key_at(place, text)? {
-                Some((slot, true)) => return Ok(Found { record: Some(place), slot: Some(slot) }),
+                Some((slot, true)) => return Ok(Found { record: Some(place), slot: Some(slot).filter(lives) }),
                 Some((_, false)) => {}
                 None => free = free.or(Some(place).filter(|&place| !taken(place))),
             }
@@ -121,7 +172,7 @@ impl Generation {
     fn key_at(&self, place: RecordId, key: &str) -> Result<Option<(Slot, bool)>> {
         while let Some(slot) = self.ids.get(place) {
             // `None` here: the row was replaced and compacted away between the two look-ups.
-            if let Some(equal) = self.view().has_key(slot, key)? {
+            if let Some(equal) = self.stored().has_key(slot, key)? {
                 return Ok(Some((slot, equal)));
             }
         }
@@ -135,14 +186,14 @@ impl Generation {
 
     /// Moves visible tail rows into the graph until done or told to stop.
     pub(crate) fn absorb(&self, threads: usize, stop: &AtomicBool) -> Result<usize> {
-        let view = self.view();
+        let view = self.stored();
         self.index.absorb(view.snapshot.len, threads, &view, stop)
     }
 
     /// Takes the rows that are dead now out of the graph. Returns the LSN at which they were dead, or 0 if told to stop
     /// before it was done.
     pub(crate) fn repair(&self, threads: usize, stop: &AtomicBool) -> Result<Lsn> {
-        let view = self.view();
+        let view = self.stored();
         let dead = view.snapshot.len - view.snapshot.live;
         if dead != self.repaired.load(Relaxed) {
             self.index.repair(threads, &view, stop)?;
@@ -177,14 +228,14 @@ impl Generation {
 
     /// Counts every live row among the dead of its segment: the collection is dropped.
     pub(crate) fn abandon(&self) {
-        let view = self.view();
+        let view = self.stored();
         (0..view.snapshot.len).map(Slot).filter(|&s| view.is_live(s)).for_each(|slot| self.count_dead(slot));
     }
 
     /// The next slot to fill. Writer only: during an apply it runs ahead of the snapshot.
     pub(crate) fn applier(&self) -> Apply<'_> {
         let snapshot = **self.snapshot.load();
-        Apply { generation: self, next: snapshot.len, lsn: snapshot.lsn }
+        Apply { generation: self, next: snapshot.len, lsn: snapshot.lsn, expiring: Vec::new(), dead: Vec::new() }
     }
 }
 
@@ -209,17 +260,36 @@ impl Found {
 pub(crate) struct Slots<'a> {
     rows: &'a Rows,
     ids: &'a IdMap,
+    expiries: &'a Expiries,
+}
+
+/// A row of the log, and where it lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoredRow {
+    pub(crate) id: RecordId,
+    pub(crate) lsn: Lsn,
+    pub(crate) loc: Loc,
+    /// When it died; 0 while it lives.
+    pub(crate) died: Lsn,
+    /// When it expires, in Unix milliseconds; 0 is never.
+    pub(crate) expires_ms: i64,
 }
 
 impl Slots<'_> {
-    /// Fills a slot with a row that is dead since `died`, or alive if that is 0.
-    pub(crate) fn restore(&self, slot: Slot, id: RecordId, lsn: Lsn, loc: Loc, died: Lsn) {
+    /// Fills a slot with a row. Nobody reads the generation yet.
+    pub(crate) fn restore(&self, slot: Slot, row: &StoredRow) {
         self.rows.reserve(slot.index() + 1);
-        self.rows.set(slot, id, lsn, loc);
-        if died == Lsn(0) {
-            self.ids.update(|ids| ids.put(id, slot));
-        } else {
-            self.rows.kill(slot, died);
+        self.rows.set(slot, row.id, row.lsn, row.loc);
+        if row.expires_ms != 0 {
+            self.rows.set_expiry(slot, row.expires_ms);
+        }
+        if row.died != Lsn(0) {
+            self.rows.kill(slot, row.died);
+            return;
+        }
+        self.ids.update(|ids| ids.put(row.id, slot));
+        if row.expires_ms != 0 {
+            self.expiries.lock().insert(slot, row.expires_ms);
         }
     }
 }
@@ -230,6 +300,9 @@ pub(crate) struct Apply<'a> {
     generation: &'a Generation,
     next: u32,
     lsn: Lsn,
+    /// Rows that expire: those that came, and those that died.
+    expiring: Vec<(Slot, i64)>,
+    dead: Vec<(Slot, i64)>,
 }
 
 impl Apply<'_> {
@@ -248,6 +321,10 @@ impl Apply<'_> {
                         let slot = Slot(self.next);
                         self.next += 1;
                         g.rows.set(slot, row.id, row.lsn, Loc::new(segment.no(), offset));
+                        if row.expires_ms != 0 {
+                            g.rows.set_expiry(slot, row.expires_ms);
+                            self.expiring.push((slot, row.expires_ms));
+                        }
                         ids.put(row.id, slot)
                     }
                     _ => {
@@ -257,6 +334,7 @@ impl Apply<'_> {
                 };
                 if let Some(dead) = replaced {
                     g.bury(dead, row.lsn);
+                    self.dead.extend(Some((dead, g.rows.expires(dead))).filter(|(_, expires_ms)| *expires_ms != 0));
                 }
                 self.lsn = self.lsn.max(row.lsn);
             }
@@ -271,12 +349,12 @@ impl Apply<'_> {
     }
 
     /// Puts one row that is known to be the latest of its id.
-    pub(crate) fn row(&mut self, id: RecordId, lsn: Lsn, loc: Loc, vector: &[f32]) -> Result<()> {
+    pub(crate) fn row(&mut self, row: &StoredRow, vector: &[f32]) -> Result<()> {
         let g = self.generation;
         let slot = Slot(self.next);
         self.next = self.next.checked_add(1).ok_or_else(too_many)?;
-        Slots { rows: &g.rows, ids: &g.ids }.restore(slot, id, lsn, loc, Lsn(0));
-        self.lsn = self.lsn.max(lsn);
+        Slots { rows: &g.rows, ids: &g.ids, expiries: &g.expiries }.restore(slot, row);
+        self.lsn = self.lsn.max(row.lsn);
         g.index.append(slot, vector)
     }
 
@@ -290,6 +368,7 @@ impl Apply<'_> {
     pub(crate) fn delete(&mut self, id: RecordId, lsn: Lsn) {
         if let Some(slot) = self.generation.ids.update(|ids| ids.remove(id)) {
             self.generation.rows.kill(slot, lsn);
+            self.dead.push((slot, self.generation.rows.expires(slot)));
         }
         self.lsn = self.lsn.max(lsn);
     }
@@ -299,7 +378,16 @@ impl Apply<'_> {
         let g = self.generation;
         #[allow(clippy::cast_possible_truncation)] // ids map one to one to slots, which are u32
         let live = g.ids.len() as u32;
-        g.snapshot.store(Arc::new(Snapshot { len: self.next, lsn: lsn.max(self.lsn), live }));
+        let mut snapshot = Snapshot { len: self.next, lsn: lsn.max(self.lsn), live, expired: 0, next_expiry_ms: NEVER };
+        if !g.rows.any_expires() {
+            g.snapshot.store(Arc::new(snapshot));
+            return;
+        }
+        let mut queue = g.expiries.lock();
+        self.expiring.iter().for_each(|&(slot, expires_ms)| queue.insert(slot, expires_ms));
+        self.dead.iter().for_each(|&(slot, expires_ms)| queue.remove(slot, expires_ms));
+        (snapshot.expired, snapshot.next_expiry_ms) = queue.settle(g.clock.now_ms());
+        g.snapshot.store(Arc::new(snapshot));
     }
 }
 

@@ -5,6 +5,7 @@ mod background;
 mod backup;
 mod catalog;
 mod checkpoint;
+mod clock;
 mod collection;
 mod commit;
 mod compaction;
@@ -24,6 +25,7 @@ mod options;
 #[cfg(feature = "testing")]
 mod probe;
 mod query;
+mod reaper;
 mod rebuild;
 mod recover;
 #[cfg(all(test, nopokedb_shuttle))]
@@ -36,6 +38,7 @@ mod vectors;
 mod verify;
 
 pub use backup::Backup;
+pub use clock::{Clock, Expiry};
 pub use collection::batch::WriteBatch;
 pub use collection::{Change, Collection, Facet, MAX_DOCUMENT_BYTES, NewRow, NewRows, OnConflict, Record};
 pub use database::Database;

@@ -1,5 +1,6 @@
 //! Options as plain structs. A value out of range is refused naming the limit, never capped quietly.
 
+use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::types::{Metric, Tokenizer};
 
@@ -49,6 +50,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Threads that build the graph in the background; 0 is "as many as there are cores".
     pub build_threads: usize,
+    /// The clock by which rows expire. Of several handles to one directory in one process the first one's counts.
+    pub clock: Clock,
     /// Rows from which on a graph is built, where the default is not wanted. For tests.
     #[doc(hidden)]
     pub graph_from: Option<u32>,
@@ -74,6 +77,7 @@ impl Options {
             force_network_fs: false,
             segment_bytes: 64 << 20,
             build_threads: 0,
+            clock: Clock::system(),
             graph_from: None,
             frame_bytes: None,
         }

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::engine::{CollectionCore, Engine};
 use crate::error::Result;
-use crate::generation::{Apply, Generation};
+use crate::generation::{Apply, Generation, StoredRow};
 use crate::types::{Lsn, Slot};
 use crate::vectors::rows::Loc;
 
@@ -41,7 +41,7 @@ impl Engine {
     /// Rebuilds one collection; `false` if the worker was told to stop meanwhile.
     fn rebuild(&self, collection: &CollectionCore) -> Result<bool> {
         let old = collection.generation();
-        let new = Arc::new(Generation::new(old.index.params(), &self.segments));
+        let new = Arc::new(Generation::new(old.index.params(), &self.segments, &self.options.clock));
         let start = **old.snapshot.load();
         let moved = || self.follower.as_ref().map_or(0, |f| f.relocations.load(Relaxed));
         let moved_before = moved();
@@ -78,11 +78,18 @@ impl Engine {
 
 /// Appends the slots of `range` that are live at `lsn` to another generation.
 fn copy_rows(from: &Generation, to: &mut Apply<'_>, range: std::ops::Range<u32>, lsn: Lsn) -> Result<()> {
-    let view = from.view();
+    let view = from.stored();
     for slot in range.map(Slot).filter(|&s| from.rows.alive_at(s, lsn)) {
         from.rows.with_segment(slot, &view.segments, |segment, offset| {
             let vector = segment.vector(offset, from.rows.dim())?;
-            to.row(from.rows.id(slot), from.rows.lsn(slot), Loc::new(segment.no(), offset), vector)
+            let row = StoredRow {
+                id: from.rows.id(slot),
+                lsn: from.rows.lsn(slot),
+                loc: Loc::new(segment.no(), offset),
+                died: Lsn(0),
+                expires_ms: from.rows.expires(slot),
+            };
+            to.row(&row, vector)
         })?;
     }
     Ok(())

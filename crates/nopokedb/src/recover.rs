@@ -21,11 +21,12 @@ use arc_swap::ArcSwap;
 
 use crate::catalog::DEFAULT_NAME;
 use crate::checkpoint::ImageOf;
+use crate::clock::Clock;
 use crate::commit::feed::{self, in_lsn_order};
 use crate::engine::{CollectionCore, Engine, Parts, Stored, check_stored};
 use crate::error::{Error, ErrorKind, IoContext, Result, Subject};
 use crate::follower;
-use crate::generation::{Apply, Generation};
+use crate::generation::{Apply, Generation, StoredRow};
 use crate::import;
 use crate::index::{Image, IndexParams};
 use crate::io::atomic::create_dir_durable;
@@ -262,18 +263,9 @@ struct Replay {
 /// One collection's PUT rows in LSN order.
 #[derive(Debug, Default)]
 struct Puts {
-    rows: Vec<Put>,
+    rows: Vec<StoredRow>,
     latest: HashMap<u64, usize>,
     next_id: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Put {
-    id: RecordId,
-    lsn: Lsn,
-    loc: Loc,
-    /// The LSN that replaced or deleted it; 0 while it lives.
-    died: Lsn,
 }
 
 impl Replay {
@@ -291,7 +283,7 @@ impl Replay {
                         // In a compact segment a DELETE is there because it is needed still.
                         segment.add_dead(1);
                     }
-                    if let Some(replaced) = puts.row(RecordId(entry.id), table.lsn(&entry), loc) {
+                    if let Some(replaced) = puts.row(RecordId(entry.id), table.lsn(&entry), loc, entry.expires_ms) {
                         count_dead(segments, replaced);
                     }
                 }
@@ -324,13 +316,13 @@ fn count_dead(segments: &SegmentTable, loc: Loc) {
 
 impl Puts {
     /// Takes in the next row; returns the place of the row it replaces.
-    fn row(&mut self, id: RecordId, lsn: Lsn, loc: Option<Loc>) -> Option<Loc> {
+    fn row(&mut self, id: RecordId, lsn: Lsn, loc: Option<Loc>, expires_ms: i64) -> Option<Loc> {
         let replaced = match loc {
             Some(loc) => {
                 if !id.is_text() {
                     self.next_id = self.next_id.max(id.0 + 1);
                 }
-                self.rows.push(Put { id, lsn, loc, died: Lsn(0) });
+                self.rows.push(StoredRow { id, lsn, loc, died: Lsn(0), expires_ms });
                 self.latest.insert(id.0, self.rows.len() - 1)
             }
             None => self.latest.remove(&id.0),
@@ -384,12 +376,14 @@ fn restore(
     let next_id = entry.next_id.max(puts.next_id);
     let image = of.load(&params, last)?;
     let (generation, image_lsn) = match image {
-        Some((lsn, image)) if puts.fits(&image.lsns, lsn) => (puts.fill_from(image, &params, segments, last)?, lsn),
+        Some((lsn, image)) if puts.fits(&image.lsns, lsn) => {
+            (puts.fill_from(image, &params, segments, (last, &options.clock))?, lsn)
+        }
         Some((lsn, _)) => {
             of.remove(lsn)?;
-            (puts.fill(&params, segments, last)?, Lsn(0))
+            (puts.fill(&params, segments, (last, &options.clock))?, Lsn(0))
         }
-        None => (puts.fill(&params, segments, last)?, Lsn(0)),
+        None => (puts.fill(&params, segments, (last, &options.clock))?, Lsn(0)),
     };
     Ok(CollectionCore::new(entry, next_id, generation, image_lsn))
 }
@@ -410,17 +404,20 @@ impl Puts {
         image: Image,
         params: &IndexParams,
         segments: &SharedSegments,
-        last: Lsn,
+        (last, clock): (Lsn, &Clock),
     ) -> Result<Generation> {
         let lsns = image.lsns.clone();
         let mut rows = self.rows.iter().peekable();
-        let generation = Generation::with_image(params, segments, image, |slots| {
+        let generation = Generation::with_image(params, segments, clock, image, |slots| {
             for (slot, &lsn) in (0..).map(Slot).zip(&lsns) {
                 while rows.next_if(|p| p.lsn.0 < lsn).is_some() {}
                 match rows.next_if(|p| p.lsn.0 == lsn) {
-                    Some(put) => slots.restore(slot, put.id, put.lsn, put.loc, put.died),
+                    Some(put) => slots.restore(slot, put),
                     // Dead and compacted away: nobody sees it.
-                    None => slots.restore(slot, RecordId(0), Lsn(lsn), GONE, Lsn(lsn)),
+                    None => {
+                        let (lsn, id) = (Lsn(lsn), RecordId(0));
+                        slots.restore(slot, &StoredRow { id, lsn, loc: GONE, died: lsn, expires_ms: 0 });
+                    }
                 }
             }
         });
@@ -432,8 +429,13 @@ impl Puts {
     }
 
     /// A generation of the rows that live, without a graph yet.
-    fn fill(&self, params: &IndexParams, segments: &SharedSegments, last: Lsn) -> Result<Generation> {
-        let generation = Generation::new(params, segments);
+    fn fill(
+        &self,
+        params: &IndexParams,
+        segments: &SharedSegments,
+        (last, clock): (Lsn, &Clock),
+    ) -> Result<Generation> {
+        let generation = Generation::new(params, segments, clock);
         let mut apply = generation.applier();
         self.append(self.rows.iter(), &mut apply, segments, params.dim)?;
         apply.publish(last);
@@ -442,7 +444,7 @@ impl Puts {
 
     fn append<'a>(
         &self,
-        rows: impl Iterator<Item = &'a Put>,
+        rows: impl Iterator<Item = &'a StoredRow>,
         apply: &mut Apply<'_>,
         segments: &SharedSegments,
         dim: usize,
@@ -450,7 +452,7 @@ impl Puts {
         let table = segments.load();
         for put in rows.filter(|p| p.died == Lsn(0)) {
             let segment = table.get(put.loc.segment()).expect("the location was read from this table");
-            apply.row(put.id, put.lsn, put.loc, segment.vector(put.loc.offset(), dim)?)?;
+            apply.row(put, segment.vector(put.loc.offset(), dim)?)?;
         }
         Ok(())
     }

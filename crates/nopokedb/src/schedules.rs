@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 
+use crate::clock::Clock;
 use crate::commit::queue::GroupCommit;
 use crate::commit::reserve::Reservations;
 use crate::error::ErrorKind;
@@ -152,7 +153,7 @@ fn a_batch_is_seen_whole_or_not_at_all_in_any_schedule() {
     in_many_schedules("snapshots", 2, || {
         let params = IndexParams { graph_from: 0, ..IndexParams::new(1, Metric::L2, 2, 4) };
         let segments = Arc::new(ArcSwap::from_pointee(SegmentTable::default()));
-        let generation = Arc::new(Generation::new(&params, &segments));
+        let generation = Arc::new(Generation::new(&params, &segments, &Clock::system()));
         let readers: Vec<_> = (0..2)
             .map(|_| {
                 let g = generation.clone();

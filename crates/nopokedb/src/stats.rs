@@ -14,7 +14,7 @@ pub struct Stats {
     pub graph_rows: u64,
     /// Rows that are scanned because the graph does not cover them (yet).
     pub tail_rows: u64,
-    /// Rows that were replaced or deleted and still take a slot.
+    /// Rows that were replaced or deleted, or have expired, and still take a slot.
     pub dead_rows: u64,
     /// Log segments.
     pub segments: u64,
@@ -48,7 +48,7 @@ impl Engine {
     /// The counters of one collection and of what it shares with the others.
     pub(crate) fn stats(&self, collection: CollectionId) -> Result<Stats> {
         let generation = self.collection(collection)?.generation();
-        let snapshot = **generation.snapshot.load();
+        let snapshot = generation.view().snapshot;
         let graph_rows = generation.index.graph_len().min(snapshot.len);
         let memory = generation.index.memory();
         let log = self.lock_log();

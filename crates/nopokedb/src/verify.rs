@@ -112,7 +112,7 @@ impl Engine {
         let generation = collection.generation();
         let rows = self.verify_rows(&generation, report);
         report.add(&what, rows);
-        let graph = generation.index.check(&generation.view());
+        let graph = generation.index.check(&generation.stored());
         report.graph_rows += u64::from(graph.nodes);
         if !graph.is_sound() {
             let wrong = format!(
@@ -130,7 +130,7 @@ impl Engine {
 
     /// Every live slot against the bytes it points to, and against the map of ids.
     fn verify_rows(&self, generation: &Generation, report: &mut Report) -> Vec<String> {
-        let view = generation.view();
+        let view = generation.stored();
         let (mut wrong, mut suspects) = (Vec::new(), Vec::new());
         for slot in (0..view.snapshot.len).map(Slot).filter(|&slot| view.is_live(slot)) {
             report.rows += 1;
@@ -207,7 +207,7 @@ impl Engine {
         let log = self.lock_log();
         let lsn = log.last_lsn();
         let collections: Vec<_> = self.all_collections().into_iter().map(|c| (c.generation(), c)).collect();
-        let views: Vec<_> = collections.iter().map(|(generation, c)| (generation.view(), generation, c)).collect();
+        let views: Vec<_> = collections.iter().map(|(generation, c)| (generation.stored(), generation, c)).collect();
         self.applier.read_once(lsn, |reader| {
             // The reader's state is fixed from its first look on. Nothing was written since `lsn`.
             let applied = reader.applied_lsn()?;

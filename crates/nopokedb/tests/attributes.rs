@@ -129,7 +129,8 @@ fn filters_from_columns_pass_what_reading_passes_throughout_a_life() {
             if rng.below(2) == 0 {
                 c.delete(id).unwrap();
             } else {
-                c.upsert(id, Change { vector: Some(vec![0.0]), metadata: rng.metadata(), document: None }).unwrap();
+                c.upsert(id, Change { vector: Some(vec![0.0]), metadata: rng.metadata(), ..Change::default() })
+                    .unwrap();
             }
         }
         let last = filters(&mut rng, 60);

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 
 use nopokedb::testing::{Fate, Keep, SimDisk};
 use nopokedb::{
@@ -142,6 +143,8 @@ fn a_loss_of_power_leaves_no_part_of_a_batch() {
         let disk = SimDisk::new();
         let db = Database::open_on(Arc::new(disk.clone()), Path::new("/db"), options()).unwrap();
         let c = db.collection();
+        let acknowledged = Arc::new(AtomicI64::new(-1));
+        let last = acknowledged.clone();
         let writer = std::thread::spawn(move || {
             // Each batch moves five text ids one number up; after batch n they are n-0 to n-4, and "n" says so.
             for n in 0..12 {
@@ -163,19 +166,23 @@ fn a_loss_of_power_leaves_no_part_of_a_batch() {
                 if batch.commit().is_err() {
                     break;
                 }
+                last.store(n, SeqCst);
             }
         });
         // Somewhere in the middle: where exactly does not matter, every moment must do.
         (0..seed * 40).for_each(|_| std::thread::yield_now());
+        let survives = acknowledged.load(SeqCst);
         let crashed = disk.crash_now(Fate::keeping(Keep::Random(seed)));
         writer.join().unwrap();
-        let Ok(db) = Database::open_on(Arc::new(crashed), Path::new("/db"), options()) else { continue };
+        let db = Database::open_on(Arc::new(crashed), Path::new("/db"), options()).unwrap();
         let c = db.collection();
         let Some(now) = text(&c, "n") else {
             assert!(c.is_empty().unwrap(), "seed {seed}: a part of the first batch");
+            assert_eq!(survives, -1, "seed {seed}: acknowledged batches are gone");
             continue;
         };
         let n = json(&now).to_map()["n"].as_i64().unwrap();
+        assert!(n >= survives, "seed {seed}: batch {survives} was acknowledged, {n} is the last there is");
         assert_eq!(c.len().unwrap(), 6, "seed {seed}: parts of a batch");
         assert!((0..5).all(|i| text(&c, format!("{n}-{i}")).as_ref() == Some(&now)), "seed {seed}: parts of a batch");
     }

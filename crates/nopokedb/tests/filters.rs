@@ -138,7 +138,7 @@ fn random_life(graph_from: u32, rows: usize) {
     assert_eq!(c.count(Some(&gone)).unwrap(), 0);
     for _ in 0..300 {
         let vector = rng.vector();
-        let change = Change { metadata: Some(rng.metadata(&vector)), vector: Some(vector), document: None };
+        let change = Change { metadata: Some(rng.metadata(&vector)), vector: Some(vector), ..Change::default() };
         c.upsert(Id::Int(rng.below(rows as u64)), change).unwrap();
     }
     compare(&c, &mut rng, "after deletes and upserts");

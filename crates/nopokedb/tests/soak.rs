@@ -53,7 +53,8 @@ fn one(db: &Database, rng: &mut Rng, writes: bool) {
     match (writes, rng.below(100)) {
         (true, 0..60) => {
             let document = (rng.chance(30)).then(|| "words ".repeat(rng.below(200)));
-            c.upsert(id, Change { vector: Some(vector(rng)), metadata: metadata(rng), document }).unwrap();
+            c.upsert(id, Change { vector: Some(vector(rng)), metadata: metadata(rng), document, ..Change::default() })
+                .unwrap();
         }
         (true, 60..95) => drop(c.delete(id).unwrap()),
         (true, _) => {
@@ -86,7 +87,8 @@ fn soaking_process() {
         if life == 0 {
             let mut rng = Rng(1);
             (0..IDS).for_each(|id| {
-                let change = Change { vector: Some(vector(&mut rng)), metadata: metadata(&mut rng), document: None };
+                let change =
+                    Change { vector: Some(vector(&mut rng)), metadata: metadata(&mut rng), ..Change::default() };
                 db.collection().upsert(Id::Int(id as u64), change).unwrap();
             });
             db.wait_indexed(None).unwrap();

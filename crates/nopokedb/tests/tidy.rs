@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// Layers of crates/nopokedb/src from the bottom up. A module imports only from lower layers, and from its own where
 /// `true` says that the layer's members know each other.
 const LAYERS: &[(bool, &[&str])] = &[
-    (true, &["types", "error", "options", "metadata", "sync"]),
+    (true, &["types", "error", "options", "metadata", "sync", "clock"]),
     (false, &["io"]),
     (false, &["log", "meta", "vectors"]),
     (false, &["index", "filter", "text"]),
@@ -36,6 +36,7 @@ const LAYERS: &[(bool, &[&str])] = &[
             "generation",
             "compaction",
             "rebuild",
+            "reaper",
             "stats",
             "catalog",
             "import",

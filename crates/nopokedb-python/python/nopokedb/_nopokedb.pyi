@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal, Optional, SupportsFloat, SupportsIndex, TypedDict, Union, overload
 
@@ -16,6 +17,8 @@ _Filter = Union[dict[str, Any], str]
 _Tokenizer = Literal["unicode61", "porter", "trigram"]
 _Id = Union[SupportsIndex, str]
 _OnConflict = Literal["error", "skip", "replace"]
+_Ttl = Union[SupportsFloat, timedelta]
+_Instant = Union[datetime, SupportsFloat]
 _Include = Iterable[Literal["metadata", "document", "vector", "snippet"]]
 _Fusion = Union[Literal["rrf"], Mapping[Literal["k", "vector", "text"], SupportsFloat]]
 
@@ -105,6 +108,8 @@ class Batch:
         id: Optional[_Id] = None,
         document: Optional[str] = None,
         on_conflict: _OnConflict = "error",
+        ttl: Optional[_Ttl] = None,
+        expires_at: Optional[_Instant] = None,
     ) -> Union[int, str]: ...
     def upsert(
         self,
@@ -113,6 +118,8 @@ class Batch:
         metadata: Optional[_Metadata] = None,
         *,
         document: Optional[str] = None,
+        ttl: Optional[_Ttl] = None,
+        expires_at: Optional[_Instant] = None,
     ) -> None: ...
     def update(self, id: _Id, set: Optional[_Metadata] = None, *, remove: Union[str, Iterable[str]] = ()) -> None: ...
     def delete(self, id: _Id) -> None: ...
@@ -176,6 +183,8 @@ class NoPokeDB:
         id: Optional[_Id] = None,
         document: Optional[str] = None,
         on_conflict: _OnConflict = "error",
+        ttl: Optional[_Ttl] = None,
+        expires_at: Optional[_Instant] = None,
     ) -> Union[int, str]: ...
     def add_many(
         self,
@@ -185,6 +194,8 @@ class NoPokeDB:
         ids: Optional[Iterable[_Id]] = None,
         documents: Optional[Iterable[Optional[str]]] = None,
         on_conflict: _OnConflict = "error",
+        ttl: Union[_Ttl, Iterable[Optional[_Ttl]], None] = None,
+        expires_at: Union[_Instant, Iterable[Optional[_Instant]], None] = None,
         progress: Union[bool, _Progress, None] = None,
     ) -> list[Union[int, str]]: ...
     def query(
@@ -265,6 +276,8 @@ class NoPokeDB:
         metadata: Optional[_Metadata] = None,
         *,
         document: Optional[str] = None,
+        ttl: Optional[_Ttl] = None,
+        expires_at: Optional[_Instant] = None,
         vid: Optional[_Id] = None,
     ) -> None: ...
     def update(self, id: _Id, set: Optional[_Metadata] = None, *, remove: Union[str, Iterable[str]] = ()) -> None: ...

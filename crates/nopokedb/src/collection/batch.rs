@@ -11,9 +11,11 @@
 
 use std::collections::HashMap;
 
-use super::write::{HeldIds, check_document, duplicate, gone, put};
-use super::{Change, Collection, NewRow, OnConflict};
+use super::write::{HeldIds, check_document, duplicate, put};
+use super::{Change, Collection, NewRow, OnConflict, Record};
+use crate::clock::Expiry;
 use crate::error::{Error, Result};
+use crate::log::NewRowRef;
 use crate::metadata::Metadata;
 use crate::types::{Id, RecordId};
 
@@ -40,7 +42,8 @@ pub struct WriteBatch {
 #[derive(Debug)]
 enum Write {
     Add(Row, OnConflict),
-    Upsert(Change),
+    /// With the instant at which its row is to expire.
+    Upsert(Change, Option<i64>),
     Update(Metadata, Vec<String>),
     Delete,
 }
@@ -51,6 +54,7 @@ struct Row {
     vector: Vec<f32>,
     metadata: Option<Metadata>,
     document: Option<String>,
+    expires_ms: i64,
 }
 
 /// What is known of an id while its batch commits.
@@ -105,7 +109,8 @@ impl WriteBatch {
             // Not held until the commit: its number is not given again, and whoever names it by hand gets in first.
             None => Id::Int(self.collection.core.reservations.automatic(1)?.0.start),
         };
-        let new = Row { vector: vector.to_vec(), metadata: row.metadata, document: row.document };
+        let expires_ms = self.collection.expires_ms(row.expires)?;
+        let new = Row { vector: vector.to_vec(), metadata: row.metadata, document: row.document, expires_ms };
         self.writes.push((id.clone(), Write::Add(new, row.on_conflict)));
         Ok(id)
     }
@@ -120,7 +125,8 @@ impl WriteBatch {
             self.collection.check_vectors(vector, Some(1))?;
         }
         check_document(change.document.as_deref(), self.writes.len())?;
-        self.writes.push((id.into(), Write::Upsert(change)));
+        let expires_ms = change.expires.map(|expires| self.collection.expires_ms(Some(expires))).transpose()?;
+        self.writes.push((id.into(), Write::Upsert(change, expires_ms)));
         Ok(())
     }
 
@@ -180,9 +186,7 @@ impl Collection {
     fn becomes(&self, id: &Id, state: &State, write: Write) -> Result<Option<Option<Row>>> {
         let exists = matches!(state, State::Stored(true) | State::Becomes(Some(_)));
         let old = || match state {
-            State::Stored(true) => self
-                .read(id)
-                .map(|row| row.map(|r| Row { vector: r.vector, metadata: r.metadata, document: r.document })),
+            State::Stored(true) => self.read(id)?.map(|r| self.row_of(r)).transpose(),
             State::Stored(false) => Ok(None),
             State::Becomes(row) => Ok(row.clone()),
         };
@@ -193,13 +197,10 @@ impl Collection {
             Write::Add(_, OnConflict::Skip) if exists => Ok(None),
             Write::Add(row, _) => Ok(Some(Some(row))),
             Write::Delete => Ok(exists.then_some(None)),
-            Write::Upsert(Change { vector: Some(vector), metadata: Some(metadata), document: Some(document) }) => {
-                Ok(Some(Some(Row { vector, metadata: Some(metadata), document: Some(document) })))
-            }
-            Write::Upsert(change) => {
-                let (vector, metadata, document) = match old()? {
-                    Some(row) => (Some(row.vector), row.metadata, row.document),
-                    None => (None, None, None),
+            Write::Upsert(change, expires_ms) => {
+                let (vector, metadata, document, old_expires_ms) = match old()? {
+                    Some(row) => (Some(row.vector), row.metadata, row.document, row.expires_ms),
+                    None => (None, None, None, 0),
                 };
                 let missing =
                     || Error::argument(format!("there is no row {id} to change; give a vector as well to insert it"));
@@ -207,6 +208,7 @@ impl Collection {
                     vector: change.vector.or(vector).ok_or_else(missing)?,
                     metadata: change.metadata.or(metadata),
                     document: change.document.or(document),
+                    expires_ms: expires_ms.unwrap_or(old_expires_ms),
                 })))
             }
             Write::Update(set, remove) => {
@@ -215,6 +217,12 @@ impl Collection {
                 Ok(Some(Some(row)))
             }
         }
+    }
+
+    /// A stored row as it is.
+    fn row_of(&self, record: Record) -> Result<Row> {
+        let Record { vector, metadata, document, expires_at, .. } = record;
+        Ok(Row { vector, metadata, document, expires_ms: self.expires_ms(expires_at.map(Expiry::At))? })
     }
 
     /// Commits what has become of `ids`, if anything has.
@@ -226,10 +234,10 @@ impl Collection {
             match state {
                 State::Becomes(Some(row)) => {
                     let (metadata, document) = (row.metadata.as_ref(), row.document.as_deref());
-                    frame.push(&put(found.record, id.text(), &row.vector, metadata, document))?;
+                    frame.push(&put(found.record, id.text(), &row.vector, metadata, document, row.expires_ms))?;
                     inserted.push(found.record);
                 }
-                State::Becomes(None) if found.exists => frame.push(&gone(found.record))?,
+                State::Becomes(None) if found.exists => frame.push(&NewRowRef::delete(found.record))?,
                 _ => continue,
             }
             any = true;

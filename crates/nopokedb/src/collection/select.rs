@@ -6,11 +6,11 @@
 use std::collections::BinaryHeap;
 use std::ops::ControlFlow;
 
-use super::write::gone;
 use super::{Collection, Record, record};
 use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::generation::Generation;
+use crate::log::NewRowRef;
 use crate::options::in_range;
 use crate::query::request::{Include, Query};
 use crate::stats::Stats;
@@ -52,7 +52,7 @@ impl Collection {
         }
         let mut frame = self.frame(ids.len(), 0);
         for &id in &ids {
-            frame.push(&gone(id))?;
+            frame.push(&NewRowRef::delete(id))?;
         }
         self.handle.engine.commit(frame.finish())?;
         Ok(ids.len())

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use super::{Change, Collection, MAX_DOCUMENT_BYTES, NewRow, NewRows, OnConflict};
+use crate::clock::Expiry;
 use crate::commit::reserve::Reservation;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::generation::Found;
@@ -29,7 +30,8 @@ impl Collection {
         self.check_vectors(vector, Some(1))?;
         check_document(row.document.as_deref(), 0)?;
         let mut frame = self.frame(1, row.metadata.as_ref().map_or(0, |m| m.as_json().len()));
-        let put = |record, key| put(record, key, vector, row.metadata.as_ref(), row.document.as_deref());
+        let expires_ms = self.expires_ms(row.expires)?;
+        let put = |record, key| put(record, key, vector, row.metadata.as_ref(), row.document.as_deref(), expires_ms);
         let Some(id) = row.id.clone() else {
             let (range, _held) = self.core.reservations.automatic(1)?;
             frame.push(&put(RecordId(range.start), None))?;
@@ -70,6 +72,7 @@ impl Collection {
         check_count("ids", rows.ids.as_ref().map(Vec::len), n)?;
         check_count("metadatas", rows.metadatas.as_ref().map(Vec::len), n)?;
         check_count("documents", rows.documents.as_ref().map(Vec::len), n)?;
+        check_count("expiries", rows.expires.as_ref().map(Vec::len), n)?;
         for (i, document) in rows.documents.iter().flatten().enumerate() {
             check_document(document.as_deref(), i)?;
         }
@@ -115,12 +118,14 @@ impl Collection {
         }
         check_document(change.document.as_deref(), 0)?;
         let held = self.hold(&[&id])?;
-        let complete = change.vector.is_some() && change.metadata.is_some() && change.document.is_some();
+        let expires = change.expires.is_some() || !self.core.generation().rows.any_expires();
+        let complete = change.vector.is_some() && change.metadata.is_some() && change.document.is_some() && expires;
         let old = if complete { None } else { self.read(&id)? };
-        let (old_vector, old_metadata, old_document) = match old {
-            Some(r) => (Some(r.vector), r.metadata, r.document),
-            None => (None, None, None),
+        let (old_vector, old_metadata, old_document, old_expiry) = match old {
+            Some(r) => (Some(r.vector), r.metadata, r.document, r.expires_at.map(Expiry::At)),
+            None => (None, None, None, None),
         };
+        let expires_ms = self.expires_ms(change.expires.or(old_expiry))?;
         let vector = change.vector.or(old_vector).ok_or_else(|| {
             Error::argument(format!("there is no row {id} to change; give a vector as well to insert it"))
         })?;
@@ -128,7 +133,8 @@ impl Collection {
         let metadata = change.metadata.or(old_metadata);
         let document = change.document.or(old_document);
         let mut frame = self.frame(1, 0);
-        frame.push(&put(held.found[0].record, id.text(), &vector, metadata.as_ref(), document.as_deref()))?;
+        let (record, document) = (held.found[0].record, document.as_deref());
+        frame.push(&put(record, id.text(), &vector, metadata.as_ref(), document, expires_ms))?;
         self.handle.engine.commit(frame.finish())
     }
 
@@ -144,9 +150,14 @@ impl Collection {
             return Ok(false);
         }
         let mut frame = self.frame(1, 0);
-        frame.push(&gone(held.found[0].record))?;
+        frame.push(&NewRowRef::delete(held.found[0].record))?;
         self.handle.engine.commit(frame.finish())?;
         Ok(true)
+    }
+
+    /// The instant of an expiry in Unix milliseconds; 0 is never.
+    pub(super) fn expires_ms(&self, expires: Option<Expiry>) -> Result<i64> {
+        expires.unwrap_or(Expiry::Never).resolve(&self.handle.engine.options.clock)
     }
 
     /// An empty frame for `rows` rows and `arena` bytes of metadata and documents.
@@ -181,7 +192,8 @@ impl Collection {
                 return Err(Error::argument("stopped by what was told the progress; nothing was written"));
             }
             let vector = &vectors[i * self.dim()..(i + 1) * self.dim()];
-            frame.push(&put(record, key, vector, metadata(i), document(i)))?;
+            let expires_ms = self.expires_ms(rows.expires.as_ref().and_then(|e| e[i]))?;
+            frame.push(&put(record, key, vector, metadata(i), document(i), expires_ms))?;
         }
         Ok(frame.finish())
     }
@@ -273,6 +285,7 @@ pub(super) fn put<'a>(
     vector: &'a [f32],
     metadata: Option<&'a Metadata>,
     document: Option<&'a str>,
+    expires_ms: i64,
 ) -> NewRowRef<'a> {
     NewRowRef {
         kind: RowKind::Put,
@@ -281,13 +294,8 @@ pub(super) fn put<'a>(
         metadata: metadata.map(Metadata::as_json),
         document,
         vector: Some(vector),
-        expires_ms: 0,
+        expires_ms,
     }
-}
-
-/// The row that deletes a record. It has no key: what is deleted leaves nothing of itself.
-pub(super) fn gone(id: RecordId) -> NewRowRef<'static> {
-    NewRowRef { kind: RowKind::Delete, id, key: None, metadata: None, document: None, vector: None, expires_ms: 0 }
 }
 
 fn check_id(id: &Id) -> Result<()> {

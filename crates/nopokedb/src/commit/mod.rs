@@ -71,6 +71,7 @@ impl Engine {
                 }
             }
             apply.publish(last);
+            self.expect(generation);
         }
         Ok(())
     }

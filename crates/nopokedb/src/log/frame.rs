@@ -58,6 +58,14 @@ pub(crate) struct NewRowRef<'a> {
     pub(crate) expires_ms: i64,
 }
 
+impl NewRowRef<'static> {
+    /// The row that deletes a record. It has no key: what is deleted leaves nothing of itself.
+    pub(crate) fn delete(id: RecordId) -> Self {
+        let (kind, key, metadata, document, vector) = (RowKind::Delete, None, None, None, None);
+        NewRowRef { kind, id, key, metadata, document, vector, expires_ms: 0 }
+    }
+}
+
 /// A row as it stands in a segment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct RowView<'a> {
@@ -85,7 +93,7 @@ pub(crate) struct RowEntry {
     pub(super) meta_len: u32,
     pub(super) doc_len: u32,
     pub(crate) vector: Option<u32>,
-    pub(super) expires_ms: i64,
+    pub(crate) expires_ms: i64,
 }
 
 impl RowEntry {

@@ -4,6 +4,7 @@ pub(crate) mod centre;
 pub(crate) mod chunked;
 pub(crate) mod code_query;
 pub(crate) mod codes;
+pub(crate) mod expiry;
 pub(crate) mod ids;
 pub(crate) mod keys;
 pub(crate) mod rotate;

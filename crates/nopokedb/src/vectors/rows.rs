@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use arc_swap::ArcSwap;
 
@@ -85,6 +86,12 @@ pub(crate) struct Rows {
     locs: ChunkedU64,
     /// LSN at which the slot died; 0 while it lives.
     died: ChunkedU64,
+    /// When the slot's row expires, in Unix milliseconds; 0 is never. Nothing is reserved before the first row that expires.
+    expires: ChunkedU64,
+    /// Whether a row expires.
+    expiring: AtomicBool,
+    /// The slots there is room for.
+    reserved: AtomicUsize,
     segments: SharedSegments,
 }
 
@@ -97,6 +104,9 @@ impl Rows {
             lsns: ChunkedU64::new(),
             locs: ChunkedU64::new(),
             died: ChunkedU64::new(),
+            expires: ChunkedU64::new(),
+            expiring: AtomicBool::new(false),
+            reserved: AtomicUsize::new(0),
             segments,
         }
     }
@@ -110,6 +120,10 @@ impl Rows {
     pub(crate) fn reserve(&self, len: usize) {
         for column in [&self.ids, &self.lsns, &self.locs, &self.died] {
             column.reserve(len);
+        }
+        self.reserved.fetch_max(len, Relaxed);
+        if self.any_expires() {
+            self.expires.reserve(len);
         }
     }
 
@@ -125,6 +139,31 @@ impl Rows {
     pub(crate) fn kill(&self, slot: Slot, lsn: Lsn) {
         debug_assert_eq!(self.died.at(slot.index()).load(Relaxed), 0, "a slot dies once");
         self.died.at(slot.index()).store(lsn.0, Release);
+    }
+
+    /// Says when a reserved, not yet published slot's row expires. Writer only.
+    pub(crate) fn set_expiry(&self, slot: Slot, expires_ms: i64) {
+        self.expires.reserve(self.reserved.load(Relaxed));
+        self.expires.at(slot.index()).store(expires_ms.cast_unsigned(), Relaxed);
+        // After the room for all: whoever sees it may look at any slot that is published.
+        self.expiring.store(true, Release);
+    }
+
+    /// Whether any row expires, or once did.
+    #[inline]
+    pub(crate) fn any_expires(&self) -> bool {
+        self.expiring.load(Acquire)
+    }
+
+    /// When the slot's row expires, in Unix milliseconds; 0 is never.
+    pub(crate) fn expires(&self, slot: Slot) -> i64 {
+        if self.any_expires() { self.expires.at(slot.index()).load(Relaxed).cast_signed() } else { 0 }
+    }
+
+    /// Whether the slot's row has expired at `now_ms`.
+    pub(crate) fn expired(&self, slot: Slot, now_ms: i64) -> bool {
+        let expires_ms = self.expires(slot);
+        expires_ms != 0 && expires_ms <= now_ms
     }
 
     /// Points a slot to where compaction put its row (or to [`GONE`]). Under the commit lock only.
@@ -203,6 +242,6 @@ impl Rows {
 
     /// Bytes held in memory for the slots.
     pub(crate) fn bytes(&self) -> usize {
-        [&self.ids, &self.lsns, &self.locs, &self.died].iter().map(|c| c.bytes()).sum()
+        [&self.ids, &self.lsns, &self.locs, &self.died, &self.expires].iter().map(|c| c.bytes()).sum()
     }
 }

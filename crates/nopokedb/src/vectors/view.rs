@@ -5,6 +5,7 @@
 //!    could take back.
 //! 2. A batch is in a snapshot entirely or not at all (rows carry the LSN they died at; see `rows.rs`).
 //! 3. Snapshots only grow: `len` and `lsn` never go back.
+//! 4. A view is of one instant: a row that has expired by then is not in it, and not among its live ones.
 //!
 //! Threading: readers load one pointer; they never lock and never wait for a writer.
 
@@ -12,19 +13,31 @@ use crate::error::Result;
 use crate::log::RowView;
 use crate::log::Segment;
 use crate::types::{Lsn, Slot};
+use crate::vectors::expiry::NEVER;
 use crate::vectors::rows::{Rows, SegmentTable, SharedSegments};
 use crate::vectors::{VectorSource, Visibility};
 use std::sync::Arc;
 
 /// One published state of a collection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     /// Slots below this exist.
     pub(crate) len: u32,
     /// The last LSN applied.
     pub(crate) lsn: Lsn,
-    /// How many rows are live.
+    /// How many rows are live. In a published snapshot those that have expired and are not deleted yet count; in a view they
+    /// do not.
     pub(crate) live: u32,
+    /// How many of the stored rows expire before `next_expiry_ms`.
+    pub(crate) expired: u32,
+    /// When the next one does, in Unix milliseconds.
+    pub(crate) next_expiry_ms: i64,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Snapshot { len: 0, lsn: Lsn(0), live: 0, expired: 0, next_expiry_ms: NEVER }
+    }
 }
 
 /// A snapshot together with the means to read its rows.
@@ -33,6 +46,8 @@ pub(crate) struct View<'a> {
     pub(crate) snapshot: Snapshot,
     pub(crate) rows: &'a Rows,
     pub(crate) segments: arc_swap::Guard<Arc<SegmentTable>>,
+    /// The instant it is of, in Unix milliseconds; 0 where no row expires, and where expired ones are to be seen.
+    pub(crate) now_ms: i64,
 }
 
 impl View<'_> {
@@ -45,8 +60,9 @@ impl View<'_> {
                 let middle = low + (high - low) / 2;
                 if self.rows.lsn(Slot(middle)) <= lsn { low = middle + 1 } else { high = middle }
             }
-            let live = (0..low).filter(|&slot| self.rows.alive_at(Slot(slot), lsn)).count();
-            self.snapshot = Snapshot { len: low, lsn, live: u32::try_from(live).unwrap_or(low) };
+            self.snapshot = Snapshot { len: low, lsn, ..self.snapshot };
+            let live = (0..low).filter(|&slot| self.is_live(Slot(slot))).count();
+            self.snapshot.live = u32::try_from(live).unwrap_or(low);
         }
         self
     }
@@ -77,11 +93,11 @@ impl Visibility for View<'_> {
 
     #[inline]
     fn is_live(&self, slot: Slot) -> bool {
-        self.rows.alive_at(slot, self.snapshot.lsn)
+        self.rows.alive_at(slot, self.snapshot.lsn) && (self.now_ms == 0 || !self.rows.expired(slot, self.now_ms))
     }
 
     fn all_live(&self) -> bool {
-        self.snapshot.live == self.snapshot.len
+        self.snapshot.live == self.snapshot.len && self.now_ms == 0
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use crate::support::Expires::{Already, InAges};
 use crate::support::Rng;
 use crate::support::Write::{
-    Add, Batch, Create, Delete, DeleteWhere, Document, Drop, Given, Mixed, Note, Retag, Upsert,
+    Add, Batch, Create, Delete, DeleteWhere, Document, Drop, Expiring, Given, Mixed, Note, Retag, Upsert,
 };
 use crate::support::{TEXT, long, seeds};
 use crate::workload::*;
@@ -320,4 +321,35 @@ fn w28_random_lives_lose_nothing() {
         };
         [s.spawn(work), s.spawn(work)].into_iter().for_each(|t| t.join().unwrap());
     });
+}
+
+#[test]
+fn w50_rows_that_expire_do_so_at_their_instant_and_no_other() {
+    let writes = [Expiring(0, 1, 5.0, InAges), Retag(0, 1, 9), Expiring(0, 2, 6.0, Already), Upsert(0, 2, 7.0)];
+    let more = [Expiring(0, 0, 8.0, Already), Expiring(0, 3, 9.0, InAges), Delete(0, 3)];
+    prove(
+        "expiry",
+        &steps([
+            vec![Do(Batch(0, xs(3)))],
+            writes.map(Do).to_vec(),
+            vec![Quiet, Reopen],
+            more.map(Do).to_vec(),
+            vec![Die, Quiet],
+        ]),
+    );
+}
+
+#[test]
+fn w51_compaction_keeps_what_expires_later() {
+    let early = vec![Do(Expiring(0, 1_000, 1.0, InAges)), Do(Expiring(0, 1_001, 1.0, Already))];
+    let gone = (0..4).map(|id| Do(Expiring(0, id, 2.0, Already))).collect();
+    prove(
+        "expiry and compaction",
+        &steps([
+            early,
+            large(1_002..1_006),
+            gone,
+            vec![Do(Delete(0, 1_002)), Do(Delete(0, 1_003)), Do(Delete(0, 1_004)), Compacted, Reopen],
+        ]),
+    );
 }

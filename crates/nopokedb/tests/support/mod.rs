@@ -4,10 +4,11 @@
 pub mod writer;
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nopokedb::{
-    Change, Collection, CollectionOptions, Database, Filter, Id, Metadata, Metric, NewRow, NewRows, Options, Query,
-    Result, WriteBatch,
+    Change, Collection, CollectionOptions, Database, Expiry, Filter, Id, Metadata, Metric, NewRow, NewRows, Options,
+    Query, Result, WriteBatch,
 };
 
 /// Dimension of every vector in these tests.
@@ -52,6 +53,8 @@ pub enum Write {
     Note(u8, u64, u32),
     /// The document alone, of so many bytes.
     Document(u8, u64, usize),
+    /// As [`Write::Upsert`], of a row that expires in the year 2200; or that expired in 1970, which nobody sees.
+    Expiring(u8, u64, f32, Expires),
     Delete(u8, u64),
     /// All rows with this tag.
     DeleteWhere(u8, u32),
@@ -72,12 +75,28 @@ pub fn number(id: &Id) -> u64 {
     id.int().unwrap_or_else(|| of_text(id.text().unwrap()))
 }
 
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Expires {
+    InAges,
+    Already,
+}
+
+impl Expires {
+    fn at(self) -> SystemTime {
+        match self {
+            Expires::InAges => UNIX_EPOCH + Duration::from_secs(7_258_118_400),
+            Expires::Already => UNIX_EPOCH + Duration::from_secs(1),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     pub x: f32,
     pub tag: u32,
     pub note: u32,
     pub document: usize,
+    pub expires: Option<SystemTime>,
 }
 
 /// A collection as it should be.
@@ -117,6 +136,12 @@ impl Model {
             Write::Retag(c, id, tag) => self.change(*c, *id, |r| (r.tag, r.note) = (*tag, 0)),
             Write::Note(c, id, note) => self.change(*c, *id, |r| r.note = *note),
             Write::Mixed(_, writes) => writes.iter().for_each(|w| self.apply(w)),
+            Write::Expiring(c, id, x, when) => {
+                self.put(*c, *id, |r| (r.x, r.tag, r.note, r.expires) = (*x, 1, 0, Some(when.at())));
+                if *when == Expires::Already {
+                    self.apply(&Write::Delete(*c, *id));
+                }
+            }
             Write::Document(c, id, len) => self.change(*c, *id, |r| r.document = *len),
             Write::DeleteWhere(c, tag) => {
                 if let Some(rows) = self.0.get_mut(c) {
@@ -211,6 +236,10 @@ pub fn perform(db: &Database, write: &Write) -> Result<()> {
             let (set, remove) = noted(*note);
             on(c)?.update(id(*n), set, remove)
         }
+        Write::Expiring(c, n, x, when) => {
+            let expires = Some(Expiry::At(when.at()));
+            on(c)?.upsert(id(*n), Change { expires, ..change(&Write::Upsert(*c, *n, *x)) })
+        }
         Write::Mixed(c, writes) => {
             let mut batch = on(c)?.batch();
             writes.iter().try_for_each(|w| gather(&mut batch, w))?;
@@ -299,7 +328,8 @@ pub fn served_by(c: &Collection) -> BTreeMap<u64, Row> {
         let member = |name: &str| map.get(name).map(|n| u32::try_from(n.as_u64().unwrap()).unwrap());
         let text = row.document.unwrap_or_default();
         assert!(text.is_empty() || text == document(text.len()), "a document changed");
-        let row = Row { x, tag: member("tag").unwrap(), note: member("note").unwrap_or(0), document: text.len() };
+        let (tag, note) = (member("tag").unwrap(), member("note").unwrap_or(0));
+        let row = Row { x, tag, note, document: text.len(), expires: row.expires_at };
         assert!(rows.insert(number(&hit.id), row).is_none(), "a hit came twice");
     }
     assert_eq!(rows.len(), len, "search and len() disagree");
