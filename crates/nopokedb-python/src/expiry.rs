@@ -26,14 +26,17 @@ pub(crate) fn many(
     ttl: Option<&Bound<'_, PyAny>>,
     expires_at: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Option<Vec<Option<Expiry>>>> {
-    let (name, list, of): (_, _, fn(&str, &Bound<'_, PyAny>) -> PyResult<Expiry>) = match (ttl, expires_at) {
-        (Some(ttl), None) if is_list(ttl) => ("ttl", ttl, after),
-        (None, Some(at)) if is_list(at) => ("expires_at", at, instant),
+    let (name, list, relative) = match (ttl, expires_at) {
+        (Some(ttl), None) if is_list(ttl) => ("ttl", ttl, true),
+        (None, Some(at)) if is_list(at) => ("expires_at", at, false),
         _ => return Ok(one(ttl, expires_at)?.map(|expiry| vec![Some(expiry); n])),
     };
-    let convert = |i: usize, item: &Bound<'_, PyAny>| match item.is_none() {
-        true => Ok(None),
-        false => of(&format!("{name}[{i}]"), item).map(Some),
+    let convert = |i: usize, item: &Bound<'_, PyAny>| {
+        let name = format!("{name}[{i}]");
+        match item.is_none() {
+            true => Ok(None),
+            false => if relative { after(&name, item) } else { instant(&name, item) }.map(Some),
+        }
     };
     each(list, name, convert).map(Some)
 }
