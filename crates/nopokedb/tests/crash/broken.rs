@@ -180,7 +180,8 @@ fn a_lie_about_a_failed_sync_is_caught_by_the_fault_sweep() {
         // Only syncs fail, and not for the first time when the workload is over.
         let only_syncs = vec![Fault::Sync(SyncFailure::Forgotten, errno)];
         let found = std::panic::catch_unwind(|| faults::sweep(2, Some(only_syncs), |disk| Lying::over(disk, lie)));
-        assert_eq!(found.is_ok(), lie == Lie::None, "{lie:?}");
+        let found = found.map_err(|words| words.downcast_ref::<String>().cloned());
+        assert_eq!(found.is_ok(), lie == Lie::None, "{lie:?}: {found:?}");
     }
     assert_ne!(CallKind::Sync, CallKind::SyncDir);
 }
