@@ -5,7 +5,7 @@
 //! | `database.rs` | the class `NoPokeDB`: opening, closing, collections, attributes |
 //! | `reads.rs`, `writes.rs` | its methods that ask, and those that change rows |
 //! | `batch.rs` | several writes as one; single keys of metadata |
-//! | `upkeep.rs` | checking what is stored, and copying it |
+//! | `upkeep.rs` | checking what is stored, copying it, mending it |
 //! | `opened.rs` | opening a directory; the one place that releases the GIL |
 //! | `errors.rs` | error kinds to exceptions, in one table |
 //! | `vectors.rs` | arrays and lists to rows of float32 |
@@ -52,6 +52,8 @@ fn _nopokedb(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<batch::Batch>()?;
     module.add_class::<upkeep::CheckReport>()?;
     module.add_class::<upkeep::BackupReport>()?;
+    module.add_class::<upkeep::RepairReport>()?;
+    module.add_function(wrap_pyfunction!(upkeep::repair, module)?)?;
     errors::register(module)
 }
 

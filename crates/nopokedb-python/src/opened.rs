@@ -71,7 +71,7 @@ impl Given<'_, '_> {
     }
 }
 
-fn metric(space: &Bound<'_, PyAny>) -> PyResult<Metric> {
+pub(crate) fn metric(space: &Bound<'_, PyAny>) -> PyResult<Metric> {
     let name = space.extract::<String>().unwrap_or_else(|_| space.to_string());
     Metric::from_name(&name).ok_or_else(|| {
         let message = format!("unknown space {name:?}; the spaces are \"cosine\", \"l2\" and \"ip\"");
@@ -219,6 +219,6 @@ fn warn(py: Python<'_>, message: &str) -> PyResult<()> {
 }
 
 /// The one place that releases the GIL.
-fn without_gil<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+pub(crate) fn without_gil<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
     py.detach(work).map_err(|error| raise(py, error))
 }

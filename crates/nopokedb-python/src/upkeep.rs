@@ -1,9 +1,12 @@
-//! What an owner of data asks for now and then: is it whole, and is there a copy?
+//! What an owner of data asks for now and then: is it whole, is there a copy, can it be mended?
 
-use nopokedb::{Backup, Report};
+use nopokedb::{Backup, Database, Repair, Repaired, Report};
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
 
 use crate::database::NoPokeDB;
+use crate::ids;
+use crate::opened::{metric, without_gil};
 use crate::rows;
 
 /// What `check()` found. True if nothing is wrong; `print` it to read it.
@@ -161,7 +164,7 @@ impl NoPokeDB {
     /// -------
     /// CheckReport
     ///     True if nothing is wrong. `problems` are sentences that name the file where there is one. A damaged SQLite file
-    ///     is built again on the way (`rebuilt` says so); opening again, or restoring a backup, mends the rest.
+    ///     is built again on the way (`rebuilt` says so); `nopokedb.repair` mends the rest.
     ///
     /// Raises
     /// ------
@@ -180,4 +183,121 @@ impl NoPokeDB {
     fn check(&self, py: Python<'_>) -> PyResult<CheckReport> {
         self.opened(py)?.run(py, |o| o.database.check()).map(CheckReport::from)
     }
+}
+
+/// What `nopokedb.repair` did. True if nothing is lost.
+///
+/// Attributes
+/// ----------
+/// path : str
+///     The directory to use from now on: the new one, or the old one if its log is whole.
+/// cause : str or None
+///     What is wrong with the log, if something is.
+/// rebuilt : list of str
+///     What was wrong with caches that were built again.
+/// rows : int
+///     Live rows in `path`.
+/// lost : list of dict
+///     What could not be read: `file`, `offset`, `first_lsn`, `last_lsn` (None: nothing tells), `rows` (the known
+///     ones, as (collection, id): missing in `path`, or back in an older state), `why`.
+#[pyclass(frozen, module = "nopokedb")]
+pub(crate) struct RepairReport {
+    report: Repaired,
+}
+
+#[pymethods]
+impl RepairReport {
+    #[getter]
+    fn path(&self) -> String {
+        self.report.path.to_string_lossy().into_owned()
+    }
+
+    #[getter]
+    fn cause(&self) -> Option<&str> {
+        self.report.cause.as_deref()
+    }
+
+    #[getter]
+    fn rebuilt(&self) -> Vec<String> {
+        self.report.rebuilt.clone()
+    }
+
+    #[getter]
+    fn rows(&self) -> u64 {
+        self.report.rows
+    }
+
+    #[getter]
+    fn lost<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let list = PyList::empty(py);
+        for lost in &self.report.lost {
+            let dict = PyDict::new(py);
+            dict.set_item("file", lost.file.to_string_lossy())?;
+            dict.set_item("offset", lost.offset)?;
+            dict.set_item("first_lsn", lost.first_lsn)?;
+            dict.set_item("last_lsn", lost.last_lsn)?;
+            let rows: Vec<_> =
+                lost.rows.iter().map(|(collection, id)| (&**collection, ids::to_python(py, id))).collect();
+            dict.set_item("rows", rows)?;
+            dict.set_item("why", &lost.why)?;
+            list.append(dict)?;
+        }
+        Ok(list)
+    }
+
+    fn __bool__(&self) -> bool {
+        self.report.lost.is_empty()
+    }
+
+    fn __repr__(&self) -> String {
+        let Repaired { path, rebuilt, rows, lost, .. } = &self.report;
+        let (path, rebuilt, lost) = (path.display(), rebuilt.len(), lost.len());
+        format!("<RepairReport {path}: {rows} rows, {rebuilt} caches rebuilt, {lost} parts of the log lost>")
+    }
+}
+
+/// Repair the database in a directory, which must not be open elsewhere. Damaged caches are built again in place. If the
+/// log itself is damaged, everything readable goes to the new directory `into`, under the same ids, and what is lost is
+/// listed; the old directory is left as it is.
+///
+/// Parameters
+/// ----------
+/// path : str or os.PathLike
+/// into : str or os.PathLike, optional
+///     A new or empty directory. Not used if the log is whole.
+/// space : {'cosine', 'l2', 'ip'}, optional
+///     How the default collection measures distance; needed only if not even a manifest is left that tells it.
+///
+/// Returns
+/// -------
+/// RepairReport
+///     True if nothing is lost.
+///
+/// Raises
+/// ------
+/// CorruptionError
+///     The log is damaged, and no `into` is given.
+/// InvalidError
+///     `path` is no database, or `into` is not empty.
+///
+/// Examples
+/// --------
+/// >>> import nopokedb
+/// >>> with NoPokeDB(dim=2, path="repair") as db:
+/// ...     ids = db.add_many([[1, 0], [0, 1]])
+/// >>> report = nopokedb.repair("repair", into="repaired")
+/// >>> report.path.endswith("repair"), report.rows, report.lost
+/// (True, 2, [])
+#[pyfunction]
+#[pyo3(signature = (path, into=None, *, space=None))]
+pub(crate) fn repair(
+    py: Python<'_>,
+    path: &Bound<'_, PyAny>,
+    into: Option<&Bound<'_, PyAny>>,
+    space: Option<&Bound<'_, PyAny>>,
+) -> PyResult<RepairReport> {
+    let path = rows::path(path)?;
+    let (into, metric) = (into.map(rows::path).transpose()?, space.map(metric).transpose()?);
+    let report = without_gil(py, || Database::repair(path, &Repair { into, metric, ..Repair::default() }))?;
+    Ok(RepairReport { report })
 }

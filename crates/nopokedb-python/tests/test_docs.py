@@ -15,6 +15,7 @@ import nopokedb
 from nopokedb import NoPokeDB
 
 DOCUMENTED = {"nopokedb": nopokedb, "NoPokeDB": NoPokeDB, "Hits": nopokedb.Hits, "Batch": nopokedb.Batch}
+DOCUMENTED["repair"] = nopokedb.repair
 DOCUMENTED["AsyncNoPokeDB"] = nopokedb.AsyncNoPokeDB
 for made in (NoPokeDB, nopokedb.Batch):
     members = vars(made).items()

@@ -27,6 +27,7 @@ def decorators(function):
 def test_names_are_those_of_the_module():
     names = set(CLASSES) - STUB_ONLY
     names |= {node.target.id for node in STUB.body if isinstance(node, ast.AnnAssign)}
+    names |= {node.name for node in STUB.body if isinstance(node, ast.FunctionDef)}
     public = {name for name in vars(_nopokedb) if not name.startswith("_")} | {"__version__"}
     assert names == public == set(nopokedb.__all__) - IN_PYTHON
     for name in public:

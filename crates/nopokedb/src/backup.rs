@@ -61,7 +61,7 @@ impl Engine {
     fn refuse_foreign(&self, target: &Path) -> Result<()> {
         match inspect(&*self.vfs, target)? {
             DirState::Empty | DirState::Ours | DirState::UnfinishedBackup => Ok(()),
-            DirState::Foreign(_) | DirState::OldNoPokeDB => {
+            DirState::Foreign(_) | DirState::OldNoPokeDB | DirState::UnfinishedRepair => {
                 Err(Error::path(target, "holds other files; choose an empty or new directory for this backup"))
             }
         }

@@ -163,6 +163,13 @@ impl Engine {
         sqlite
     }
 
+    /// Has SQLite's file built again from the log, and writes the manifests anew.
+    pub(crate) fn rebuild_caches(&self) -> Result<()> {
+        self.applier.rebuild("a repair asks for it");
+        self.wait_applied()?;
+        self.lock_log().publish_manifest(2)
+    }
+
     /// Writes the index images of collections that have grown much since their last.
     pub(crate) fn checkpoint_if_due(&self) -> Result<()> {
         for collection in self.all_collections() {

@@ -16,6 +16,7 @@ use crate::io::disk::Disk;
 use crate::io::vfs::Vfs;
 use crate::meta::MetaLocation;
 use crate::options::{CollectionOptions, Options};
+use crate::repair::{Repair, Repaired};
 use crate::stats::Stats;
 use crate::types::CollectionId;
 use crate::verify::Report;
@@ -250,6 +251,32 @@ impl Database {
         }
         let absolute = |path: &Path| Disk.canonical(path).or_else(|_| std::path::absolute(path));
         self.handle.engine.backup(&absolute(path).context("find", path)?)
+    }
+
+    /// Repairs the database in the directory `path`, which must not be open elsewhere. Damaged caches (SQLite, index images,
+    /// one of the two manifests) are built again in place. If the log itself is damaged and `repair.into` names a new
+    /// directory, everything readable goes there, under its ids, and what is lost is listed; the old directory is left as
+    /// it is, for a better try.
+    ///
+    /// # Errors
+    /// `Corruption` when the log is damaged and there is no `into`; `Invalid` when `path` is no database or `into` is not
+    /// empty; `Locked`, `Full`, `Io`.
+    pub fn repair(path: impl AsRef<Path>, repair: &Repair) -> Result<Repaired> {
+        let vfs: Arc<dyn Vfs> = Arc::new(Disk);
+        let path = Disk.canonical(path.as_ref()).context("find", path.as_ref())?;
+        crate::repair::repair(&vfs, &path, repair, &|path, options| Database::open(path, options))
+    }
+
+    /// [`Database::repair`] on another disk. For crash tests.
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
+    pub fn repair_on(vfs: &Arc<dyn Vfs>, path: &Path, repair: &Repair) -> Result<Repaired> {
+        crate::repair::repair(vfs, path, repair, &|path, options| Database::open_on(vfs.clone(), path, options))
+    }
+
+    /// Has SQLite's file built again from the log, and writes the manifests anew.
+    pub(crate) fn rebuild_caches(&self) -> Result<()> {
+        self.handle.engine.rebuild_caches()
     }
 
     /// Counters of what the database holds and uses.

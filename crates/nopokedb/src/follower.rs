@@ -26,7 +26,7 @@ use crate::io::vfs::{EntryKind, Vfs};
 use crate::log::{CollectionEntry, DirState, Followed, Log, LogOptions, Manifest, Placed, RowKind, Segment};
 use crate::log::{gone, inspect, replaced};
 use crate::options::Options;
-use crate::recover::{Restoring, index_params};
+use crate::recover::{Restoring, index_params, unfinished_repair};
 use crate::types::{Lsn, SegmentNo, Slot};
 use crate::vectors::rows::{GONE, Loc, SegmentTable};
 
@@ -98,6 +98,7 @@ pub(crate) fn find_directory(vfs: &dyn Vfs, path: &Path, options: &Options) -> R
             Err(Error::path(path, "was written by nopokedb 0.5; open it once without read_only, which imports it"))
         }
         DirState::UnfinishedBackup => Err(Error::path(path, "is a backup that is not finished; take it again")),
+        DirState::UnfinishedRepair => Err(unfinished_repair(path)),
         DirState::Empty | DirState::Foreign(_) => {
             let why = "holds no NoPokeDB database to read; check the path, or open it without read_only to make one";
             Err(Error::path(path, why))

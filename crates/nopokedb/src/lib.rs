@@ -28,6 +28,7 @@ mod query;
 mod reaper;
 mod rebuild;
 mod recover;
+mod repair;
 #[cfg(all(test, nopokedb_shuttle))]
 mod schedules;
 mod stats;
@@ -50,6 +51,7 @@ pub use options::{CollectionOptions, MAX_DIM, Options};
 pub use query::explain::{Explanation, Plan};
 pub use query::fuse::Fusion;
 pub use query::request::{Diversity, Grouping, Hit, Include, Query};
+pub use repair::{Lost, Repair, Repaired};
 pub use stats::Stats;
 pub use text::request::{Text, TextMode, TextSyntax};
 pub use types::{CollectionId, Id, Lsn, Metric, SegmentNo, Slot, Tokenizer};

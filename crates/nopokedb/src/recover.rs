@@ -32,7 +32,8 @@ use crate::index::{Image, IndexParams};
 use crate::io::atomic::create_dir_durable;
 use crate::io::lock;
 use crate::io::vfs::{EntryKind, Vfs};
-use crate::log::{CollectionEntry, DirState, Log, LogOptions, RowKind, SegmentKind, Survey, claim, inspect};
+use crate::log::{CollectionEntry, DirState, Log, LogOptions, RowKind, SegmentKind, Survey};
+use crate::log::{IMPORTING, REPAIRING, claim, inspect, remove_mark};
 use crate::meta::{Applier, MetaLocation, MetaStore, Opened, Tokenizers};
 use crate::options::{Options, narrow};
 use crate::types::{CollectionId, Lsn, RecordId, Slot, Watch};
@@ -40,6 +41,11 @@ use crate::vectors::rows::{GONE, Loc, SegmentTable, SharedSegments};
 
 /// Seed of the graph's level choice: fixed, so that one thread builds the same graph twice.
 const SEED: u64 = 0x6E6F_706F_6B65;
+
+/// A directory that a repair did not finish filling.
+pub(crate) fn unfinished_repair(path: &Path) -> Error {
+    Error::path(path, "holds a repair that was not finished; run repair() into it again, or remove the directory")
+}
 
 /// Refuses a path that cannot be a database, and makes the directory if there is none. Changes nothing else.
 pub(crate) fn prepare_directory(vfs: &dyn Vfs, path: &Path, options: &Options) -> Result<()> {
@@ -58,6 +64,7 @@ pub(crate) fn prepare_directory(vfs: &dyn Vfs, path: &Path, options: &Options) -
             path,
             "holds a backup that was not finished; run backup() into it again, or remove the directory",
         )),
+        DirState::UnfinishedRepair => Err(unfinished_repair(path)),
         DirState::Foreign(names) => {
             let shown = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
             let why =
@@ -98,7 +105,8 @@ impl Engine {
                     // What failed here fails again, and is told, when the first rows are applied.
                     opened.applied_lsn = Lsn(0);
                 }
-                import::finish(&*vfs, dir)?;
+                remove_mark(&*vfs, dir, IMPORTING)?;
+                remove_mark(&*vfs, dir, REPAIRING)?;
                 claim(&*vfs, dir, &settled)?;
                 (settled, (store, opened))
             }
@@ -239,7 +247,7 @@ fn sync_parent(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
 }
 
 /// The entry of a new database's only collection.
-fn default_entry(options: &Options) -> CollectionEntry {
+pub(crate) fn default_entry(options: &Options) -> CollectionEntry {
     #[allow(clippy::cast_possible_truncation)] // Options::validate: dim <= 65,535, m <= 256, ef_construction <= 4,096
     CollectionEntry {
         id: CollectionId::DEFAULT,

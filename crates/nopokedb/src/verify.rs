@@ -47,6 +47,8 @@ pub struct Report {
     pub problems: Vec<String>,
     /// Caches that were found damaged and are built again from the log already, a sentence each.
     pub rebuilt: Vec<String>,
+    /// The first problem that is the log's own: nothing can be built again from elsewhere.
+    pub(crate) log_problem: Option<String>,
 }
 
 impl Report {
@@ -94,7 +96,10 @@ impl Engine {
             report.segments += 1;
             match segment.audit() {
                 Ok(bytes) => report.log_bytes += bytes,
-                Err(e) => report.problems.push(e.to_string()),
+                Err(e) => {
+                    report.log_problem.get_or_insert(e.to_string());
+                    report.problems.push(e.to_string());
+                }
             }
         }
         for collection in self.all_collections() {

@@ -42,7 +42,7 @@ const LAYERS: &[(bool, &[&str])] = &[
             "import",
         ],
     ),
-    (true, &["collection", "database", "probe", "schedules"]),
+    (true, &["collection", "database", "repair", "probe", "schedules"]),
 ];
 
 /// Neighbours in one layer that may be imported all the same: rows and segments are the log's to define.

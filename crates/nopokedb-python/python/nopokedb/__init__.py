@@ -25,9 +25,11 @@ from ._nopokedb import (
     NoPokeDB,
     NoPokeDBError,
     ReadOnlyError,
+    RepairReport,
     StorageError,
     StorageFullError,
     __version__,
+    repair,
 )
 
 # Type checkers know the name; importing `typing` takes longer than it is worth.
@@ -54,9 +56,11 @@ __all__ = [
     "NoPokeDB",
     "NoPokeDBError",
     "ReadOnlyError",
+    "RepairReport",
     "StorageError",
     "StorageFullError",
     "__version__",
+    "repair",
 ]
 
 

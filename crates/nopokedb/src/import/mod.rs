@@ -35,8 +35,8 @@ use window::Window;
 use crate::engine::{Stored, check_stored};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::io::atomic::write_atomic;
-use crate::io::vfs::{OpenMode, Vfs};
-use crate::log::{CollectionEntry, IMPORTING, Log, LogOptions, remove_unfinished_import};
+use crate::io::vfs::Vfs;
+use crate::log::{CollectionEntry, IMPORTING, Log, LogOptions, remove_mark, remove_unfinished_import, set_mark};
 use crate::meta::OldMetadata;
 use crate::options::{Options, narrow};
 use crate::types::{Id, Watch};
@@ -68,29 +68,14 @@ pub(crate) fn run(
         let _ = remove_unfinished_import(&**vfs, dir);
     }
     let imported = written?;
-    finish(&**vfs, dir)?;
+    remove_mark(&**vfs, dir, IMPORTING)?;
     Ok(imported)
 }
 
 /// Says that what is in the log from now on is an import that has not finished, and clears what an earlier one left.
 fn begin(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    let marker = dir.join(IMPORTING);
-    if vfs.kind(&marker).context("look at", &marker)?.is_none() {
-        vfs.open(&marker, OpenMode::CreateNew).context("create", &marker)?;
-    }
-    // Also if it was there: the one who made it may have been killed before this.
-    vfs.sync_dir(dir).context("sync the directory", dir)?;
+    set_mark(vfs, dir, IMPORTING)?;
     remove_unfinished_import(vfs, dir)
-}
-
-/// Takes the marker of an import away once there is a manifest.
-pub(crate) fn finish(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    let marker = dir.join(IMPORTING);
-    if vfs.kind(&marker).context("look at", &marker)?.is_some() {
-        vfs.remove_file(&marker).context("remove", &marker)?;
-        vfs.sync_dir(dir).context("sync the directory", dir)?;
-    }
-    Ok(())
 }
 
 fn write(

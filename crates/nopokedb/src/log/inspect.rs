@@ -8,10 +8,12 @@ use super::format::SEGMENT_HEADER_LEN;
 use super::manifest;
 use crate::error::{Error, IoContext, Result};
 use crate::io::atomic::TMP_SUFFIX;
-use crate::io::vfs::{Entry, EntryKind, Vfs};
+use crate::io::vfs::{Entry, EntryKind, OpenMode, Vfs};
 
 /// There while version 0.5.1's files are being imported: the log beside it is unfinished until there is a manifest.
 pub(crate) const IMPORTING: &str = "IMPORTING";
+/// There while a repair fills the directory: the log beside it is unfinished until there is a manifest.
+pub(crate) const REPAIRING: &str = "REPAIRING";
 /// The files of version 0.5.1.
 const OLD_FILES: [&str; 3] = ["hnsw_index.bin", "metadata.db", "oplog.jsonl"];
 
@@ -26,6 +28,8 @@ pub(crate) enum DirState {
     Foreign(Vec<String>),
     /// A directory that a first backup had only begun to fill.
     UnfinishedBackup,
+    /// A directory that a repair had begun to fill with what can be read of another one.
+    UnfinishedRepair,
     /// A database of version 0.5.1, to be imported.
     OldNoPokeDB,
 }
@@ -43,6 +47,9 @@ pub(crate) fn inspect(vfs: &dyn Vfs, dir: &Path) -> Result<DirState> {
     }
     if has(&entries, BACKUP) {
         return Ok(DirState::UnfinishedBackup);
+    }
+    if has(&entries, REPAIRING) {
+        return Ok(DirState::UnfinishedRepair);
     }
     let (old, importing) = (entries.iter().any(|e| OLD_FILES.contains(&&*e.name)), has(&entries, IMPORTING));
     if old && (importing || !has(&entries, "log")) {
@@ -93,6 +100,34 @@ pub(crate) fn remove_unfinished_import(vfs: &dyn Vfs, dir: &Path) -> Result<()> 
         return Err(Error::path(dir, "is not a directory of version 0.5 any more; open it again"));
     }
     remove_log(vfs, dir)
+}
+
+/// Clears what a repair that did not finish left, so that it can start afresh.
+pub(crate) fn remove_unfinished_repair(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
+    if inspect(vfs, dir)? != DirState::UnfinishedRepair {
+        return Err(Error::path(dir, "is not empty; give a new directory for what can be read"));
+    }
+    remove_log(vfs, dir)
+}
+
+/// Makes the empty file `mark`, or finds it, and its name durable.
+pub(crate) fn set_mark(vfs: &dyn Vfs, dir: &Path, mark: &str) -> Result<()> {
+    let path = dir.join(mark);
+    if vfs.kind(&path).context("look at", &path)?.is_none() {
+        vfs.open(&path, OpenMode::CreateNew).context("create", &path)?;
+    }
+    // Also if it was there: the one who made it may have been killed before this.
+    vfs.sync_dir(dir).context("sync the directory", dir)
+}
+
+/// Takes the mark of an import or a repair away, now that there is a manifest.
+pub(crate) fn remove_mark(vfs: &dyn Vfs, dir: &Path, mark: &str) -> Result<()> {
+    let path = dir.join(mark);
+    if vfs.kind(&path).context("look at", &path)?.is_some() {
+        vfs.remove_file(&path).context("remove", &path)?;
+        vfs.sync_dir(dir).context("sync the directory", dir)?;
+    }
+    Ok(())
 }
 
 fn remove_log(vfs: &dyn Vfs, dir: &Path) -> Result<()> {

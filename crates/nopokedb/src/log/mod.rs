@@ -14,6 +14,7 @@
 //! | [`copy`] | a copy of it in another directory: a backup |
 //! | [`audit`] | reading everything again, for `check()` |
 //! | [`told`], [`follow`] | a log that another process writes: what may be shown of it, reading on, taking over its manifests |
+//! | [`salvage`] | what can still be read of a damaged log |
 //! | [`files`] | names; making and replacing a file |
 
 pub(crate) mod audit;
@@ -37,6 +38,7 @@ pub(crate) mod probe;
 pub(crate) mod publish;
 pub(crate) mod recover;
 pub(crate) mod roll;
+pub(crate) mod salvage;
 pub(crate) mod scan;
 pub(crate) mod segment;
 pub(crate) mod survey;
@@ -49,10 +51,13 @@ pub(crate) use encode::{Batch, FrameBuilder};
 pub(crate) use follow::{Followed, gone, replaced};
 pub(crate) use format::SegmentKind;
 pub(crate) use frame::{FrameMeta, FrameView, NewRowRef, RowKind, RowView};
-pub(crate) use inspect::{DirState, IMPORTING, inspect, remove_unfinished_import};
+pub(crate) use inspect::{
+    DirState, IMPORTING, REPAIRING, inspect, remove_mark, remove_unfinished_import, remove_unfinished_repair, set_mark,
+};
 
 pub(crate) use manifest::{CollectionEntry, Manifest};
 pub(crate) use publish::write_footer;
+pub(crate) use salvage::{Loss, Salvage};
 pub(crate) use segment::Segment;
 pub(crate) use survey::Survey;
 pub(crate) use writer::{Log, LogOptions, Placed};

@@ -124,7 +124,8 @@ impl Log {
         Ok(())
     }
 
-    pub(super) fn publish_manifest(&mut self, copies: u32) -> Result<()> {
+    /// Writes `copies` manifests of the present state.
+    pub(crate) fn publish_manifest(&mut self, copies: u32) -> Result<()> {
         self.publish_with(copies, &|_| 0)
     }
 

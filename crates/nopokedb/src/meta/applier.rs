@@ -116,6 +116,11 @@ impl Applier {
         self.shared.stats().durable_lsn
     }
 
+    /// Has the file set aside and built again from the log.
+    pub(crate) fn rebuild(&self, why: &str) {
+        self.shared.report_damage(why.to_owned());
+    }
+
     /// Reads one state that has everything up to `lsn`, and tells damage as such; it is being rebuilt then.
     pub(crate) fn read_once<T>(&self, lsn: Lsn, f: impl FnOnce(&Reader<'_>) -> Outcome<T>) -> Outcome<T> {
         self.wait_applied(lsn)?;

@@ -38,6 +38,7 @@ use crate::types::{CollectionId, Lsn, RecordId};
 pub(crate) use applier::{Applier, Replay, Sink};
 pub(crate) use connection::{Outcome, Trouble};
 pub(crate) use old::OldMetadata;
+pub(crate) use open::AHEAD;
 pub(crate) use queue::ApplierStats;
 pub(crate) use readers::{Bound, Cell, MetaRecord, Reader};
 pub(crate) use store::MetaStore;

@@ -13,6 +13,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::types::Lsn;
 
 const SCHEMA: &str = include_str!("schema.sql");
+/// What it means that the file is ahead of the log, in words that a repair knows again.
+pub(crate) const AHEAD: &str = "the device lost acknowledged writes";
 const SCHEMA_VERSION: i64 = 2;
 
 /// The one row of the table `state`.
@@ -167,9 +169,9 @@ fn existing(place: &Place, uuid: [u8; 16], log_last: Lsn) -> Outcome<Option<(Con
         return Err(Trouble::Failed(Error::new(
             ErrorKind::Corruption,
             format!(
-                "{} has every operation up to {}, but the log ends at {log_last}: the device lost acknowledged writes, \
-                 or an older log was put back. Nothing was changed. Restore the newer log; or, to go on without the lost \
-                 writes, remove that file (it is a cache) and open again",
+                "{} has every operation up to {}, but the log ends at {log_last}: {AHEAD}, or an older log was put back. \
+                 Nothing was changed. Restore the newer log; or, to go on without the lost writes, remove that file (it is a \
+                 cache) and open again",
                 path.display(),
                 state.applied
             ),

@@ -14,6 +14,7 @@ mod backups;
 mod broken;
 mod faults;
 mod readers;
+mod repairs;
 mod sqlite;
 mod table;
 mod workload;
