@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyList};
 
 use crate::database::NoPokeDB;
+use crate::opened::Opened;
 use crate::progress::Progress;
 use crate::{asked, expiry, ids, json, rows, vectors};
 
@@ -135,6 +136,11 @@ impl NoPokeDB {
     ///     `vid=`, its name in 0.5.1, is taken too.
     /// where : dict or str
     ///     A filter, instead of an id: all rows that pass are deleted, or none of them.
+    /// purge : bool
+    ///     Return only when every byte of the rows is out of the directory: vectors, metadata, documents and text ids, those of
+    ///     earlier states too. This rewrites the parts of the log they are in, the index and SQLite's file, so purge many at
+    ///     once. If the call fails or the process ends before it returns, call it again, with the id even though the row is
+    ///     gone. Backups, and other processes that have the directory open, keep what they have.
     ///
     /// Returns
     /// -------
@@ -153,15 +159,18 @@ impl NoPokeDB {
     /// >>> ids = db.add_many([[1, 0], [0, 1]], [{"lang": "en"}, {"lang": "de"}])
     /// >>> db.delete(where={"lang": "en"}), len(db)
     /// (1, 1)
+    /// >>> db.delete(ids[1], purge=True), len(db)
+    /// (True, 0)
     #[pyo3(
-        signature = (id=None, *, r#where=None, vid=None),
-        text_signature = "($self, id=None, *, where=None, vid=None)"
+        signature = (id=None, *, r#where=None, purge=false, vid=None),
+        text_signature = "($self, id=None, *, where=None, purge=False, vid=None)"
     )]
     fn delete<'py>(
         &self,
         py: Python<'py>,
         id: Option<&Bound<'py, PyAny>>,
         r#where: Option<&Bound<'py, PyAny>>,
+        purge: bool,
         vid: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let opened = self.opened(py)?;
@@ -170,11 +179,18 @@ impl NoPokeDB {
                 return Err(PyTypeError::new_err("delete() got both an id and 'where'; give one of them"));
             }
             let filter = asked::filter(filter)?;
-            let deleted = opened.run(py, |o| o.collection.delete_where(&filter))?;
+            let deleted = opened.run(py, |o| match purge {
+                true => o.collection.purge_where(&filter),
+                false => o.collection.delete_where(&filter),
+            })?;
             return Ok(deleted.into_pyobject(py)?.into_any());
         }
         let id = ids::sought(ids::one_id("delete", id, vid)?)?;
-        let deleted = id.map_or(Ok(false), |id| opened.run(py, |o| o.collection.delete(id)))?;
+        let delete = |o: &Opened, id| match purge {
+            true => o.collection.purge(&[id]).map(|deleted| deleted > 0),
+            false => o.collection.delete(id),
+        };
+        let deleted = id.map_or(Ok(false), |id| opened.run(py, |o| delete(o, id)))?;
         Ok(PyBool::new(py, deleted).to_owned().into_any())
     }
 

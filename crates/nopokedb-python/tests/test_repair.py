@@ -24,10 +24,10 @@ def closed(path, rng):
 def rows(db):
     found, cursor = {}, None
     while True:
-        page = db.scroll(limit=100, after=cursor)
+        page = db.scroll(limit=100, after=cursor, include=("metadata", "document"))
         if not page:
             return found
-        found.update({row["id"]: (row["metadata"], row["document"]) for row in page})
+        found.update({row["id"]: (row["metadata"], row.get("document")) for row in page})
         cursor = page[-1]["id"]
 
 

@@ -152,6 +152,18 @@ impl ImageOf<'_> {
     }
 }
 
+/// Removes what is in the folder of images, if there is one, for good.
+pub(crate) fn remove_all(vfs: &dyn Vfs, folder: &Path) -> Result<()> {
+    if vfs.kind(folder).context("look at", folder)?.is_none() {
+        return Ok(());
+    }
+    for entry in vfs.list(folder).context("list", folder)? {
+        let path = folder.join(&entry.name);
+        vfs.remove_file(&path).context("remove", &path)?;
+    }
+    vfs.sync_dir(folder).context("sync the directory", folder)
+}
+
 impl Engine {
     /// Writes the caches: SQLite first, then the images.
     pub(crate) fn checkpoint(&self) -> Result<()> {
@@ -161,6 +173,19 @@ impl Engine {
             self.image_of(database, &collection).write(&collection)?;
         }
         sqlite
+    }
+
+    /// Removes all index images, and what crashes left of others; the next checkpoint writes new ones. Durable when it returns.
+    pub(crate) fn remove_images(&self) -> Result<()> {
+        self.place_of_images()?;
+        let collections = self.all_collections();
+        let mut written = Vec::with_capacity(collections.len());
+        for collection in &collections {
+            // Held until all are gone: nobody writes one meanwhile.
+            written.push(collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        written.iter_mut().for_each(|lsn| **lsn = Lsn(0));
+        remove_all(&*self.vfs, &self.dir().join("index"))
     }
 
     /// Has SQLite's file built again from the log, and writes the manifests anew.

@@ -41,25 +41,32 @@ impl Engine {
     /// Compacts segments as long as there are any worth it.
     pub(crate) fn compact_log(&self) -> Result<()> {
         while let Some(segments) = self.pick_compaction().filter(|_| !self.background.stop.load(SeqCst)) {
-            // Anew each time: what died since the last repair would be kept, and the same segments be picked for ever.
-            let Some(views) = self.repair_graphs()? else { return Ok(()) };
-            let keep = |lsn: Lsn, collection: CollectionId| views.get(&collection).is_some_and(|kept| kept.holds(lsn));
-            let (job, older) = {
-                let mut log = self.lock_log();
-                log.check_in_place()?;
-                let dead = dead_rows(&log);
-                let job = log.plan_compaction(&segments, &|no| count(&dead, no))?;
-                let older: Vec<_> =
-                    log.segments().into_iter().take_while(|s| Some(&s.no()) != segments.first()).collect();
-                (job, older)
-            };
-            let killed = killed_in(&older, &keep)?;
-            let needed = |id: RecordId, collection: CollectionId| killed.contains(&(collection, id));
-            let done = compact(&*self.vfs, &job, &|row, collection| keep(row.lsn, collection), &needed)?;
-            self.applier.checkpoint()?;
-            self.publish_compaction(&done)?;
+            if !self.compact_run(&segments)? {
+                return Ok(());
+            }
         }
         Ok(())
+    }
+
+    /// Compacts adjacent segments into one; `false` if the worker was told to stop.
+    pub(crate) fn compact_run(&self, segments: &[SegmentNo]) -> Result<bool> {
+        // Anew each time: what died since the last repair would be kept, and the same segments be picked for ever.
+        let Some(views) = self.repair_graphs()? else { return Ok(false) };
+        let keep = |lsn: Lsn, collection: CollectionId| views.get(&collection).is_some_and(|kept| kept.holds(lsn));
+        let (job, older) = {
+            let mut log = self.lock_log();
+            log.check_in_place()?;
+            let dead = dead_rows(&log);
+            let job = log.plan_compaction(segments, &|no| count(&dead, no))?;
+            let older: Vec<_> = log.segments().into_iter().take_while(|s| Some(&s.no()) != segments.first()).collect();
+            (job, older)
+        };
+        let killed = killed_in(&older, &keep)?;
+        let needed = |id: RecordId, collection: CollectionId| killed.contains(&(collection, id));
+        let done = compact(&*self.vfs, &job, &|row, collection| keep(row.lsn, collection), &needed)?;
+        self.applier.checkpoint()?;
+        self.publish_compaction(&done)?;
+        Ok(true)
     }
 
     fn pick_compaction(&self) -> Option<Vec<SegmentNo>> {

@@ -24,6 +24,7 @@ mod metadata;
 mod options;
 #[cfg(feature = "testing")]
 mod probe;
+mod purge;
 mod query;
 mod reaper;
 mod rebuild;

@@ -39,7 +39,7 @@ impl Engine {
     }
 
     /// Rebuilds one collection; `false` if the worker was told to stop meanwhile.
-    fn rebuild(&self, collection: &CollectionCore) -> Result<bool> {
+    pub(crate) fn rebuild(&self, collection: &CollectionCore) -> Result<bool> {
         let old = collection.generation();
         let new = Arc::new(Generation::new(old.index.params(), &self.segments, &self.options.clock));
         let start = **old.snapshot.load();

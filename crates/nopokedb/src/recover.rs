@@ -358,6 +358,8 @@ fn start_applier((store, opened): (MetaStore, Opened), log: &Log, segments: &Sha
             applier.submit(batch);
             Ok(())
         })?;
+        // The last operations may have been compacted away.
+        applier.reach(log.last_lsn());
     }
     Ok(applier)
 }

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::checkpoint::remove_all;
 use crate::database::Database;
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::io::atomic::create_dir_durable;
@@ -135,7 +136,8 @@ fn in_place(vfs: &dyn Vfs, dir: &Path, options: Options, open: &Open<'_>) -> Res
     if !report.problems.is_empty() {
         db.rebuild_caches()?;
         db.close()?;
-        remove_images(vfs, dir)?;
+        // The next opening builds the indexes from the log.
+        remove_all(vfs, &dir.join("index"))?;
         let db = open(dir, options)?;
         db.wait_applied()?;
         db.wait_indexed(None)?;
@@ -149,19 +151,6 @@ fn in_place(vfs: &dyn Vfs, dir: &Path, options: Options, open: &Open<'_>) -> Res
         db.close()?;
     }
     Ok(Ok(Repaired { path: dir.to_owned(), rebuilt, rows, ..Repaired::default() }))
-}
-
-/// Index images are caches: the next opening builds the indexes from the log.
-fn remove_images(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
-    let folder = dir.join("index");
-    if vfs.kind(&folder).context("look at", &folder)?.is_none() {
-        return Ok(());
-    }
-    for entry in vfs.list(&folder).context("list", &folder)? {
-        let path = folder.join(&entry.name);
-        vfs.remove_file(&path).context("remove", &path)?;
-    }
-    Ok(())
 }
 
 /// The latest operation on each row.

@@ -40,6 +40,7 @@ const LAYERS: &[(bool, &[&str])] = &[
             "stats",
             "catalog",
             "import",
+            "purge",
         ],
     ),
     (true, &["collection", "database", "repair", "probe", "schedules"]),

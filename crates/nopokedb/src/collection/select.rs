@@ -47,15 +47,38 @@ impl Collection {
         let _held = self.core.reservations.given(&ids);
         // Nobody changes these rows now; some may have changed before they were held.
         let ids = self.passing(filter, |id| ids.binary_search(&id).is_ok())?;
-        if ids.is_empty() {
-            return Ok(0);
-        }
-        let mut frame = self.frame(ids.len(), 0);
-        for &id in &ids {
-            frame.push(&NewRowRef::delete(id))?;
-        }
-        self.handle.engine.commit(frame.finish())?;
+        self.delete_held(&ids)?;
         Ok(ids.len())
+    }
+
+    /// [`Collection::purge`] for every row that passes `filter` now.
+    ///
+    /// # Errors
+    /// As [`Collection::delete_where`]; the rows may be deleted then, and not purged.
+    pub fn purge_where(&self, filter: &Filter) -> Result<usize> {
+        self.check_writing()?;
+        filter.check()?;
+        let records = self.passing(filter, |_| true)?;
+        let held = self.core.reservations.given(&records);
+        let records = self.passing(filter, |id| records.binary_search(&id).is_ok())?;
+        self.delete_held(&records)?;
+        drop(held);
+        if !records.is_empty() {
+            self.handle.engine.purge(&self.core, &records.iter().map(|record| record.0).collect())?;
+        }
+        Ok(records.len())
+    }
+
+    /// Deletes these rows, which exist and are held.
+    pub(super) fn delete_held(&self, records: &[RecordId]) -> Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut frame = self.frame(records.len(), 0);
+        for &record in records {
+            frame.push(&NewRowRef::delete(record))?;
+        }
+        self.handle.engine.commit(frame.finish())
     }
 
     /// The rows of `ids`, in that order; `None` for those there are not.

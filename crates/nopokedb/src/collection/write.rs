@@ -13,7 +13,7 @@ use crate::log::{Batch, FrameBuilder, NewRowRef, RowKind};
 use crate::metadata::Metadata;
 use crate::options::MAX_DIM;
 use crate::types::{Id, RecordId};
-use crate::vectors::keys::first_place;
+use crate::vectors::keys::{first_place, places};
 
 /// Rows between two words about the progress.
 const WATCHED: usize = 4_096;
@@ -158,6 +158,35 @@ impl Collection {
     /// The instant of an expiry in Unix milliseconds; 0 is never.
     pub(super) fn expires_ms(&self, expires: Option<Expiry>) -> Result<i64> {
         expires.unwrap_or(Expiry::Never).resolve(&self.handle.engine.options.clock)
+    }
+
+    /// Deletes the rows `ids` and takes every byte of them out of the directory before it returns: vectors, metadata, documents
+    /// and text ids, of their earlier states too. Says how many rows there were. Ids without a row are purged all the same, so
+    /// that a purge that a crash cut off is finished by doing it again.
+    ///
+    /// This rewrites the log segments that they are in, the index and SQLite's file: purge many rows at once. Other processes
+    /// that read the directory, and backups, keep what they have.
+    ///
+    /// # Errors
+    /// As [`Collection::delete`]; the rows may be deleted then, and not purged.
+    pub fn purge(&self, ids: &[Id]) -> Result<usize> {
+        self.check_writing()?;
+        let distinct: Vec<&Id> = ids.iter().collect::<HashSet<_>>().into_iter().collect();
+        let held = self.hold(&distinct)?;
+        let generation = self.core.generation();
+        // What has expired is hidden, but there until somebody deletes it.
+        let records = held.found.iter().map(|found| found.record).filter(|&record| generation.ids.get(record).is_some());
+        self.delete_held(&records.collect::<Vec<_>>())?;
+        let existed = held.found.iter().filter(|found| found.exists).count();
+        drop(held);
+        // A text that is gone may have had any of its numbers.
+        let numbers = |id: &&Id| match id.text() {
+            Some(text) => places(text).collect(),
+            None => vec![first_place(id)],
+        };
+        let records = distinct.iter().flat_map(numbers).map(|record| record.0).collect();
+        self.handle.engine.purge(&self.core, &records)?;
+        Ok(existed)
     }
 
     /// An empty frame for `rows` rows and `arena` bytes of metadata and documents.

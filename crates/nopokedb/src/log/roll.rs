@@ -64,7 +64,6 @@ impl Log {
     }
 
     /// Seals the active segment now if it has rows, so that a compaction can reach them.
-    #[allow(dead_code)] // for purging at once, which is still to come
     pub(crate) fn seal_active(&mut self) -> Result<()> {
         self.check_alive()?;
         if self.active.rows() > 0 { self.roll(0) } else { Ok(()) }

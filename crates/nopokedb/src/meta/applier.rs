@@ -116,6 +116,21 @@ impl Applier {
         self.shared.stats().durable_lsn
     }
 
+    /// Has the file made anew from the log, so that nothing keeps what was deleted, and removes every older one.
+    pub(crate) fn purge(&self) -> Result<()> {
+        let upto = self.shared.stats().submitted_lsn;
+        self.shared.report_damage("what was deleted must not be left in it".to_owned());
+        self.wait_applied(upto)?;
+        self.checkpoint()?;
+        self.shared.check_in_place()?;
+        self.readers.place().path().map_or(Ok(()), super::files::remove_set_aside)
+    }
+
+    /// The log ends at `lsn`: what is not submitted up to there is read from it, or is nothing that it still has.
+    pub(crate) fn reach(&self, lsn: Lsn) {
+        self.shared.reach(lsn);
+    }
+
     /// Has the file set aside and built again from the log.
     pub(crate) fn rebuild(&self, why: &str) {
         self.shared.report_damage(why.to_owned());
@@ -332,7 +347,9 @@ impl Worker {
             Some(trouble) => Err(trouble),
             None => {
                 replayed?;
-                replay.flush()
+                replay.flush()?;
+                // The last operations may have been compacted away: they are reflected all the same.
+                Ok(self.store.apply(std::iter::empty(), upto)?)
             }
         }
     }

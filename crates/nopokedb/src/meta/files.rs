@@ -67,6 +67,15 @@ pub(super) fn quarantine(path: &Path) -> Result<PathBuf> {
     Ok(to)
 }
 
+/// Removes the databases that were set aside.
+pub(super) fn remove_set_aside(path: &Path) -> Result<()> {
+    for (_, old) in quarantined(path)? {
+        drop(std::fs::remove_file(companion(&old, "-wal")));
+        std::fs::remove_file(&old).context("remove", &old)?;
+    }
+    Ok(())
+}
+
 /// The databases set aside earlier, with their numbers.
 fn quarantined(path: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -160,6 +160,16 @@ impl Shared {
         }
     }
 
+    /// Has the log replayed up to `lsn`, unless so much was handed in.
+    pub(super) fn reach(&self, lsn: Lsn) {
+        let mut queue = self.lock();
+        if queue.stats.submitted_lsn < lsn {
+            queue.stats.submitted_lsn = lsn;
+            queue.behind = true;
+            self.work.notify_one();
+        }
+    }
+
     pub(super) fn wait_applied(&self, lsn: Lsn) -> Result<()> {
         let mut queue = self.lock();
         queue.waiting += 1;

@@ -92,6 +92,11 @@ impl Readers {
         result
     }
 
+    /// Where they read.
+    pub(super) fn place(&self) -> Place {
+        self.lock().place.clone()
+    }
+
     /// There is another file now, or none: closes what is idle.
     pub(super) fn move_to(&self, place: Place) {
         let mut pool = self.lock();

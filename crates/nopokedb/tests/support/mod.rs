@@ -56,6 +56,8 @@ pub enum Write {
     /// As [`Write::Upsert`], of a row that expires in the year 2200; or that expired in 1970, which nobody sees.
     Expiring(u8, u64, f32, Expires),
     Delete(u8, u64),
+    /// Deletes a row, and every byte of it.
+    Purge(u8, u64),
     /// All rows with this tag.
     DeleteWhere(u8, u32),
     Create(u8),
@@ -148,7 +150,7 @@ impl Model {
                     rows.rows.retain(|_, row| row.tag != *tag);
                 }
             }
-            Write::Delete(c, id) => {
+            Write::Delete(c, id) | Write::Purge(c, id) => {
                 if let Some(rows) = self.0.get_mut(c) {
                     rows.rows.remove(id);
                 }
@@ -246,6 +248,7 @@ pub fn perform(db: &Database, write: &Write) -> Result<()> {
             batch.commit().map(drop)
         }
         Write::Delete(c, n) => on(c)?.delete(id(*n)).map(drop),
+        Write::Purge(c, n) => on(c)?.purge(&[id(*n)]).map(drop),
         Write::DeleteWhere(c, tag) => on(c)?.delete_where(&Filter::field("tag").eq(i64::from(*tag))).map(drop),
     }
 }
