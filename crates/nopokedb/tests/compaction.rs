@@ -167,6 +167,27 @@ fn adding_and_deleting_for_ever_does_not_grow_the_directory() {
 }
 
 #[test]
+fn a_log_of_which_a_compaction_left_a_part_out_opens_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path(), options()).unwrap();
+    let c = db.collection();
+    // Full of rows that live: these stay as they were written.
+    for start in (0..1_000).step_by(250) {
+        add(&c, start..start + 250);
+    }
+    // Behind them, states of one row that fill segments and die: of those segments nothing is left.
+    for n in 0..12 {
+        let change = Change { document: Some(format!("{n} ").repeat(20_000)), ..Change::default() };
+        c.upsert(Id::Int(7), change).unwrap();
+    }
+    eventually(&db, "a log without the dead states", || db.stats().unwrap().log_bytes < 400 << 10);
+    db.close().unwrap();
+    drop((c, db));
+    let db = Database::open(dir.path(), options()).unwrap();
+    check(&db, 0..1_000);
+}
+
+#[test]
 fn a_dropped_collection_gives_its_space_back() {
     let dir = tempfile::tempdir().unwrap();
     let db = Database::open(dir.path(), options()).unwrap();

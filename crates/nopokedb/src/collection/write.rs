@@ -175,7 +175,8 @@ impl Collection {
         let held = self.hold(&distinct)?;
         let generation = self.core.generation();
         // What has expired is hidden, but there until somebody deletes it.
-        let records = held.found.iter().map(|found| found.record).filter(|&record| generation.ids.get(record).is_some());
+        let records =
+            held.found.iter().map(|found| found.record).filter(|&record| generation.ids.get(record).is_some());
         self.delete_held(&records.collect::<Vec<_>>())?;
         let existed = held.found.iter().filter(|found| found.exists).count();
         drop(held);
