@@ -137,13 +137,13 @@ impl IndexBench {
         let mut passing = Passing(vec![0; self.view.0.div_ceil(64) as usize], self.view.0);
         slots.iter().for_each(|slot| passing.0[*slot as usize / 64] |= 1 << (slot % 64));
         let sample: Vec<u32> = slots.iter().copied().step_by((slots.len() / 64).max(1)).take(64).collect();
-        let few = slots.len() <= self.view.0 as usize / 16;
+        let few = slots.len() <= self.view.0 as usize / 8;
         let (index, scratch) = (&self.index, &mut self.scratch);
-        let among = Among { count: slots.len(), slots: few.then_some(slots), sample: &sample };
+        let among = Among { count: slots.len(), slots: few.then_some(slots), sample: &sample, all_live: true };
         let start = Instant::now();
         let hits = match way {
             Way::Exact => index.search_slots(query, k, slots.iter().map(|slot| Slot(*slot)), &passing, scratch),
-            Way::Gather => index.search_few(query, k, slots, &passing, scratch),
+            Way::Gather => index.search_few(query, k, slots, true, &passing, scratch),
             Way::Scan => index.search_flat(query, k, &passing, scratch),
             Way::Hops => index.search_hops(query, k, ef, among, &passing, scratch),
             Way::Walk => index.search_graph(query, k, ef, &passing, scratch),

@@ -9,9 +9,9 @@
 //! Invariant: as in [`super`]: min(k, rows that pass) rows, ascending, with exact distances. A walk that ends short is
 //! followed by a scan.
 
-use super::near::Near;
+use super::near::{Near, Probe};
 use super::plan::{MEASURED_EF, MEASURED_K, MEASURED_QUERIES, Route};
-use super::topk::{Scored, by_distance};
+use super::topk::{Scored, TopK, by_distance};
 use super::work::Way;
 use super::{Field, Index, RERANK_DEVIATIONS, Scratch, answer};
 use std::time::Instant;
@@ -20,6 +20,7 @@ use crate::error::Result;
 use crate::types::Slot;
 use crate::vectors::Visibility;
 use crate::vectors::code_query::Plane;
+use crate::vectors::codes::Codes;
 
 /// Rows up to which exact distances cost less than preparing codes.
 const EXACT_BELOW: usize = 64;
@@ -30,8 +31,6 @@ const BUDGET: usize = 4096;
 const PILOT: usize = 64;
 /// Hops are trusted if rows around the query pass at least this often, compared with all.
 const LEAST_LOCAL: f32 = 0.25;
-/// How much wider the beam of hops is: the rows that pass are linked with each other less well than all are.
-const HOPS_EF: usize = 2;
 /// Rows gathered to measure what one costs.
 const GATHERED: u32 = 512;
 
@@ -44,6 +43,8 @@ pub(crate) struct Among<'a> {
     pub(crate) slots: Option<&'a [u32]>,
     /// Some of them, from all over the collection.
     pub(crate) sample: &'a [u32],
+    /// Whether none of them is known to be dead.
+    pub(crate) all_live: bool,
 }
 
 impl Among<'_> {
@@ -96,7 +97,7 @@ impl Index {
         let graph_len = self.graph.len().min(passing.len());
         let way = self.costs.choose_among(passing.len(), graph_len, k, ef, among.count, among.slots.is_some());
         match (way, among.slots) {
-            (Route::Gather, Some(slots)) => self.search_few(vector, k, slots, passing, scratch),
+            (Route::Gather, Some(slots)) => self.search_few(vector, k, slots, among.all_live, passing, scratch),
             (Route::Walk, _) => {
                 let ef = wider(ef.max(k), among.share(passing.len()));
                 self.search_graph(vector, k, ef, passing, scratch)
@@ -116,17 +117,18 @@ impl Index {
         scratch: &mut Scratch,
     ) -> Result<Vec<(f32, Slot)>> {
         match among.slots {
-            Some(slots) => self.search_few(vector, k, slots, passing, scratch),
+            Some(slots) => self.search_few(vector, k, slots, among.all_live, passing, scratch),
             None => self.search_flat(vector, k, passing, scratch),
         }
     }
 
-    /// Compares the codes of `slots`, as far as `view` sees them, then the rows that may be among the `k` nearest.
+    /// Compares the codes of `slots`, as far as `view` sees them (it sees all below its length if `all_live`), then the rows that may be among the `k` nearest.
     pub(crate) fn search_few(
         &self,
         vector: &[f32],
         k: usize,
         slots: &[u32],
+        all_live: bool,
         view: &dyn Visibility,
         scratch: &mut Scratch,
     ) -> Result<Vec<(f32, Slot)>> {
@@ -141,46 +143,60 @@ impl Index {
         let Scratch { probe, top, gathered, .. } = scratch;
         let Gathered { live, estimates, pool } = gathered;
         live.clear();
-        live.extend(slots[..below].iter().copied().filter(|slot| view.is_live(Slot(*slot))));
+        if all_live {
+            live.extend_from_slice(&slots[..below]);
+        } else {
+            live.extend(slots[..below].iter().copied().filter(|slot| view.is_live(Slot(*slot))));
+        }
         probe.code.prepare_nibbles(codes.grid(), vector);
         probe.code.near_many(&codes, live, estimates);
         let slack = probe.code.slack(Plane::Nibbles, RERANK_DEVIATIONS);
-        pool.clear();
         if slack > 0.0 {
-            let least = |(estimate, slot): (&f32, &u32)| (estimate - slack * codes.norm(*slot), *slot);
-            pool.extend(estimates.iter().zip(&*live).map(least));
-        } else {
-            pool.extend(estimates.iter().copied().zip(live.iter().copied()));
+            estimates.iter_mut().zip(&*live).for_each(|(estimate, slot)| *estimate -= slack * codes.norm(*slot));
         }
         // Enough exact distances for an idea of the k-th, then those of all rows that may be nearer.
-        let first = pool.len().min(k + (k / 2).max(22));
-        if first < pool.len() {
-            pool.select_nth_unstable_by(first, by_distance);
-        }
-        let mut rest = pool.split_off(first);
-        for (stage, limit) in [(&mut *pool, usize::MAX), (&mut rest, BUDGET.max(2 * k))] {
-            let longest = codes.longest();
-            if let Some(&(kth, _)) = top.sorted().get(k - 1) {
-                let margin = probe.code.margin(Plane::Nibbles, kth, RERANK_DEVIATIONS);
-                stage.retain(|&(estimate, slot)| estimate <= margin.of_norm(codes.norm(slot)));
-            }
-            stage.sort_unstable_by(by_distance);
-            let mut margin = None;
-            for (i, &(estimate, slot)) in stage.iter().take(limit).enumerate() {
-                if i % 4 == 0
-                    && let Some(&(kth, _)) = top.sorted().get(k - 1)
-                {
-                    margin = Some(probe.code.margin(Plane::Nibbles, kth, RERANK_DEVIATIONS));
-                }
-                if margin.is_some_and(|margin| estimate > margin.of_all(longest)) {
-                    break;
-                }
-                if let Some(distance) = self.space.exact(&probe.exact, slot)? {
-                    top.offer(distance, slot);
-                }
-            }
+        let last = nearest(estimates, live, k + (k / 2).max(22), pool);
+        self.offer_pool(pool, k, usize::MAX, &codes, probe, top)?;
+        if let Some(last) = last {
+            let kth = top.sorted().get(k - 1).map_or(f32::INFINITY, |kth| kth.0);
+            let margin = probe.code.margin(Plane::Nibbles, kth, RERANK_DEVIATIONS);
+            let most = margin.of_all(codes.longest());
+            let rest = estimates.iter().copied().zip(live.iter().copied());
+            pool.clear();
+            pool.extend(rest.filter(|row| row.0 <= most && by_distance(row, &last).is_gt()));
+            pool.retain(|&(estimate, slot)| estimate <= margin.of_norm(codes.norm(slot)));
+            self.offer_pool(pool, k, BUDGET.max(2 * k), &codes, probe, top)?;
         }
         Ok(answer(top))
+    }
+
+    /// Offers rows of `pool`, nearest first, `budget` at most, until no further one can be among the `k` nearest.
+    fn offer_pool(
+        &self,
+        pool: &mut [Scored],
+        k: usize,
+        budget: usize,
+        codes: &Codes,
+        probe: &Probe,
+        top: &mut TopK,
+    ) -> Result<()> {
+        pool.sort_unstable_by(by_distance);
+        let longest = codes.longest();
+        let mut margin = None;
+        for (i, &(estimate, slot)) in pool.iter().take(budget).enumerate() {
+            if i % 4 == 0
+                && let Some(&(kth, _)) = top.sorted().get(k - 1)
+            {
+                margin = Some(probe.code.margin(Plane::Nibbles, kth, RERANK_DEVIATIONS));
+            }
+            if margin.is_some_and(|margin| estimate > margin.of_all(longest)) {
+                break;
+            }
+            if let Some(distance) = self.space.exact(&probe.exact, slot)? {
+                top.offer(distance, slot);
+            }
+        }
+        Ok(())
     }
 
     /// Walks from passing row to passing row, and scans the tail. A narrow walk through all rows goes ahead: if much fewer pass
@@ -218,7 +234,8 @@ impl Index {
                 slot < graph_len && view.is_live(Slot(slot)) && self.graph.links(slot).next().is_some()
             });
         seeds.extend(sample);
-        walker.walk_among(field, probe, HOPS_EF * ef.max(k), seeds.into_iter(), &passes)?;
+        let beam = self.beam_of(k, ef.max(k), rows.noise(probe));
+        walker.walk_among(field, probe, beam, seeds.into_iter(), &passes)?;
         let Scratch { probe, walker, top, .. } = scratch;
         self.rerank(walker, probe, rows.codes, k, graph_len, view, top)?;
         self.scan(graph_len, vector, k, view, scratch)?;
@@ -234,14 +251,14 @@ impl Index {
         let tenth = OneInTen(view);
         let slots: Vec<u32> = (0..rows).step_by((rows / GATHERED).max(1) as usize).collect();
         let sample: Vec<u32> = (0..rows).filter(|slot| tenth.is_live(Slot(*slot))).step_by(64).take(64).collect();
-        let among = Among { count: rows as usize / 10, slots: None, sample: &sample };
+        let among = Among { count: rows as usize / 10, slots: None, sample: &sample, all_live: view.all_live() };
         let (mut vector, mut times) = (Vec::new(), [Vec::new(), Vec::new()]);
         for slot in (0..rows).step_by((rows / MEASURED_QUERIES).max(1) as usize) {
             if !view.is_live(Slot(slot)) || !self.space.copy_row(slot, &mut vector)? {
                 continue;
             }
             let start = Instant::now();
-            self.search_few(&vector, MEASURED_K, &slots, view, scratch)?;
+            self.search_few(&vector, MEASURED_K, &slots, view.all_live(), view, scratch)?;
             let middle = Instant::now();
             self.search_hops(&vector, MEASURED_K, MEASURED_EF, among, &tenth, scratch)?;
             times[1].push(middle.elapsed());
@@ -257,6 +274,27 @@ impl Index {
         }
         Ok(())
     }
+}
+
+/// Fills `pool` with the `keep` nearest by their estimates; returns the last of them if there are more.
+fn nearest(estimates: &[f32], slots: &[u32], keep: usize, pool: &mut Vec<Scored>) -> Option<Scored> {
+    fn shrink(pool: &mut Vec<Scored>, keep: usize) -> Option<Scored> {
+        let last = *pool.select_nth_unstable_by(keep - 1, by_distance).1;
+        pool.truncate(keep);
+        Some(last)
+    }
+    pool.clear();
+    let mut last: Option<Scored> = None;
+    for (&estimate, &slot) in estimates.iter().zip(slots) {
+        if last.is_some_and(|last| estimate > last.0) {
+            continue;
+        }
+        pool.push((estimate, slot));
+        if pool.len() >= 4 * keep {
+            last = shrink(pool, keep);
+        }
+    }
+    if pool.len() > keep { shrink(pool, keep) } else { last }
 }
 
 /// A view of a tenth of the rows, to measure with.

@@ -56,15 +56,15 @@ fn compare(
         let sample: Vec<u32> = slots.iter().copied().step_by((slots.len() / 64).max(1)).take(64).collect();
         let expected = truth(rows, Metric::L2, query, K.min(slots.len()), &view);
         let last = expected.last().map_or(0.0, |row| row.0) * (1.0 + 1e-5) + 1e-5;
-        let few = slots.len() * 16 <= rows.len();
-        let among = Among { count: slots.len(), slots: few.then_some(&slots), sample: &sample };
+        let few = slots.len() * 8 <= rows.len();
+        let among = Among { count: slots.len(), slots: few.then_some(&slots), sample: &sample, all_live: true };
         let k = K.min(slots.len());
         if k == 0 {
             // The only row that passed is among the dead.
             continue;
         }
         let answers = [
-            index.search_few(query, k, &slots, &view, &mut scratch).unwrap(),
+            index.search_few(query, k, &slots, true, &view, &mut scratch).unwrap(),
             index.search_flat(query, k, &view, &mut scratch).unwrap(),
             index.search_hops(query, k, EF, among, &view, &mut scratch).unwrap(),
             index.search_graph(query, k, wider(EF, share as f32), &view, &mut scratch).unwrap(),
@@ -120,7 +120,7 @@ fn rows_that_share_a_node_are_found_by_hops_if_only_one_of_them_passes() {
     (0..rows.len()).for_each(|slot| view.dead[slot] = slot / 400 != slot % copies);
     let mut scratch = Scratch::new();
     for (i, original) in originals.iter().enumerate().step_by(7) {
-        let among = Among { count: 400, slots: None, sample: &[] };
+        let among = Among { count: 400, slots: None, sample: &[], all_live: true };
         let got = index.search_hops(original, 3, EF, among, &view, &mut scratch).unwrap();
         let slot = u32::try_from(i + 400 * (0..copies).find(|c| !view.dead[i + 400 * c]).unwrap()).unwrap();
         assert_eq!(got[0], (0.0, Slot(slot)), "{i}");
@@ -133,7 +133,7 @@ fn hops_that_end_short_are_followed_by_a_scan() {
     let index = built(&rows, Metric::L2);
     let view = passing(Filter::Far, 0.01, &rows, queries.row(0), &mut Random(1));
     // Nothing that passes is near, and nobody names a place to start from.
-    let among = Among { count: 0, slots: None, sample: &[] };
+    let among = Among { count: 0, slots: None, sample: &[], all_live: true };
     let got = index.search_hops(queries.row(0), K, EF, among, &view, &mut Scratch::new()).unwrap();
     assert_eq!(got.len(), K);
     assert!(got.iter().all(|hit| !view.dead[hit.1.index()]));

@@ -174,8 +174,8 @@ impl Scope<'_> {
         if k == 0 {
             return Ok(Vec::new());
         }
-        let passing = Passing { view, matches: &matches };
-        let among = matches.among();
+        let passing = Passing::new(view, &matches);
+        let among = matches.among(view);
         let nearest = match effort {
             Effort::Exact => index.search_slots(vector, k, matches.slots(view.snapshot.len), view, scratch),
             // What was measured without a filter says nothing about walks with one.

@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::filter::Filter;
 use crate::index::Among;
 use crate::query::bits::Bits;
-use crate::query::columns::Columns;
+use crate::query::columns::{Columns, Known};
 use crate::query::narrow::{Narrow, holds};
 use crate::types::{Lsn, Slot};
 use crate::vectors::Visibility;
@@ -30,8 +30,8 @@ const MOST_FILTERS: usize = 32;
 const MOST_BYTES: usize = 64 << 20;
 /// New rows that are read rather than found in columns, which would have to take them in first.
 const READ_UP_TO: u32 = 256;
-/// Slots are listed where they are at most this part of all: the list takes twice what the bits take.
-const FEW_PART: usize = 16;
+/// Slots are listed where they are at most this part of all: the list takes up to four times what the bits take.
+const FEW_PART: usize = 8;
 /// How many slots are picked out.
 const SAMPLE: u64 = 64;
 
@@ -60,9 +60,9 @@ impl Matches {
         Matches { ones, few, sample: sample.into(), bits, lost }
     }
 
-    /// What the index needs to know about them.
-    pub(crate) fn among(&self) -> Among<'_> {
-        Among { count: self.ones, slots: self.few.as_deref(), sample: &self.sample }
+    /// What the index needs to know about them to search `view`.
+    pub(crate) fn among(&self, view: &View<'_>) -> Among<'_> {
+        Among { count: self.ones, slots: self.few.as_deref(), sample: &self.sample, all_live: view.all_live() }
     }
 
     /// Whether the slot passes.
@@ -113,8 +113,16 @@ impl Matches {
 
 /// The rows of a view that pass a filter, for the index.
 pub(crate) struct Passing<'a> {
-    pub(crate) view: &'a View<'a>,
-    pub(crate) matches: &'a Matches,
+    view: &'a View<'a>,
+    matches: &'a Matches,
+    /// Whether no row of the view is dead.
+    all_live: bool,
+}
+
+impl<'a> Passing<'a> {
+    pub(crate) fn new(view: &'a View<'_>, matches: &'a Matches) -> Passing<'a> {
+        Passing { view, matches, all_live: view.all_live() }
+    }
 }
 
 impl Visibility for Passing<'_> {
@@ -124,7 +132,7 @@ impl Visibility for Passing<'_> {
 
     #[inline]
     fn is_live(&self, slot: Slot) -> bool {
-        self.matches.contains(slot) && self.view.is_live(slot)
+        self.matches.contains(slot) && (self.all_live || self.view.is_live(slot))
     }
 }
 
@@ -167,6 +175,11 @@ impl FilterCache {
             return Ok(Arc::new(matches.with_lost(view)));
         }
         Ok(matches)
+    }
+
+    /// What the rows of `view` have at a path.
+    pub(crate) fn column(&self, path: &[String], view: &View<'_>) -> Result<Known> {
+        Ok(self.columns.get(&[path], view)?.pop().unwrap_or_default())
     }
 
     /// Bytes held in memory for the bits of filters.

@@ -62,7 +62,7 @@ pub(crate) struct Beam {
 /// bound here also keeps rows out of the beam.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stop {
-    /// Counted from 0: the row whose distance is the measure.
+    /// The live row, counted from 0, whose distance is the measure.
     pub(crate) anchor: usize,
     /// Rows this many times as far as it are of no use. Distances must not be negative, but for rounding.
     pub(crate) stretch: f32,
@@ -143,18 +143,24 @@ impl Beam {
         {
             self.bound = distance_in(last);
         }
-        // Where dead rows are met the anchor is not the row it should be: the walk goes on to its end.
         if let Some(stop) = self.stop
-            && self.live == self.keys.len()
-            && let Some(&key) = self.keys.get(stop.anchor)
-            && stop.bound(distance_in(key)) < self.bound
+            && let Some(anchor) = self.live_place(stop.anchor)
+            && stop.bound(distance_in(self.keys[anchor])) < self.bound
         {
-            self.bound = stop.bound(distance_in(key));
-            let keep = self.keys.partition_point(|&key| distance_in(key) < self.bound).max(stop.anchor + 1);
+            self.bound = stop.bound(distance_in(self.keys[anchor]));
+            let keep = self.keys.partition_point(|&key| distance_in(key) < self.bound).max(anchor + 1);
+            self.live -= self.keys[keep..].iter().filter(|&&key| key & DEAD == 0).count();
             self.keys.truncate(keep);
-            self.live = keep;
         }
         self.cursor = self.cursor.min(self.keys.len());
+    }
+
+    /// Where the `n`-th live row is, counted from 0.
+    fn live_place(&self, n: usize) -> Option<usize> {
+        if self.live == self.keys.len() {
+            return (n < self.live).then_some(n);
+        }
+        self.keys.iter().enumerate().filter(|(_, key)| *key & DEAD == 0).nth(n).map(|(place, _)| place)
     }
 
     /// Marks the nearest row that is not expanded yet as expanded and returns it.
@@ -218,6 +224,18 @@ mod tests {
         assert_eq!(beam.rows().map(|r| r.1).collect::<Vec<_>>(), [1, 2], "the end moves nearer");
         assert_eq!((beam.next(), beam.next(), beam.next()), (Some(1), Some(2), None));
         assert_eq!(beam.peek(3).count(), 0);
+    }
+
+    #[test]
+    fn the_anchor_is_counted_among_live_rows() {
+        let mut beam = Beam::default();
+        beam.reset(8, Some(Stop { anchor: 1, stretch: 2.0, noise: 0.0 }));
+        beam.take(&[4, 5, 6, 7, 8, 9], &[1.0, 4.0, 4.5, 5.0, 9.9, 11.0], &|slot| slot % 2 == 0);
+        assert_eq!(beam.rows().map(|r| r.1).collect::<Vec<_>>(), [4, 5, 6, 7, 8], "twice 5.0 is the end");
+        beam.take(&[11, 13], &[1.5, 2.0], &|_| false);
+        assert_eq!(beam.rows().map(|r| r.1).collect::<Vec<_>>(), [4, 11, 13], "and moves nearer");
+        beam.take(&[15], &[3.5], &|_| false);
+        assert_eq!(beam.rows().map(|r| r.1).collect::<Vec<_>>(), [4, 11, 13, 15]);
     }
 
     #[test]

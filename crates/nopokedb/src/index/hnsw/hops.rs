@@ -7,23 +7,24 @@
 //!
 //! Invariants: as in `search.rs`; a row that does not pass is looked through at most once.
 
+use super::beam::Stop;
 use super::search::{Field, ROUND, Walker};
 use crate::error::Result;
 use crate::index::near::Probe;
 
 impl Walker {
-    /// Fills the beam with the `ef` passing rows nearest to `probe` that the search meets from `seeds` on, nodes that pass.
+    /// Fills the beam, that ends at `stop`, with the `ef` passing rows nearest to `probe` that the search meets from `seeds` on, nodes that pass.
     /// `passes` holds for nodes that pass or share their place with a row that does.
     pub(crate) fn walk_among(
         &mut self,
         field: Field<'_>,
         probe: &mut Probe,
-        ef: usize,
+        (ef, stop): (usize, Option<Stop>),
         seeds: impl Iterator<Item = u32>,
         passes: &impl Fn(u32) -> bool,
     ) -> Result<()> {
         self.visited.begin(field.limit);
-        self.beam.reset(ef, None);
+        self.beam.reset(ef, stop);
         self.looked_through.clear();
         let outcome = self.hop_rounds(field, probe, seeds, passes);
         self.evaluations = self.visited.count;
