@@ -292,8 +292,18 @@ pub(super) fn any_filter() -> BoxedStrategy<Value> {
         (prop::sample::select(&["$startswith", "$like"]), text()).prop_map(|(o, v)| json!({ o: v })),
         any_scalar(),
     ];
+    // Several operators of a field, or a value to be equal to; under `$not` now and then.
+    let operations = prop::collection::vec(operation, 1..3).prop_map(|all| {
+        let merged: Map<_, _> =
+            all.iter().filter_map(Value::as_object).flatten().map(|(o, v)| (o.clone(), v.clone())).collect();
+        if merged.is_empty() { all[0].clone() } else { Value::Object(merged) }
+    });
+    let operations =
+        (operations, 0..4).prop_map(|(o, not)| if not == 0 && o.is_object() { json!({ "$not": o }) } else { o });
     let path = prop::collection::vec(prop::sample::select(&KEYS), 1..3).prop_map(|keys| keys.join("."));
-    let leaf = (path, operation).prop_map(|(path, operation)| json!({ path: operation })).boxed();
+    let leaf = prop::collection::vec((path, operations), 1..3)
+        .prop_map(|tests| Value::Object(tests.into_iter().collect()))
+        .boxed();
     leaf.prop_recursive(3, 10, 3, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 1..4).prop_map(|f| json!({ "$and": f })),
@@ -302,6 +312,57 @@ pub(super) fn any_filter() -> BoxedStrategy<Value> {
         ]
     })
     .boxed()
+}
+
+/// The same filter in the string dialect.
+fn as_text(filter: &Value) -> String {
+    let all = |filters: &Value, with: &str| {
+        let texts: Vec<_> = filters.as_array().unwrap().iter().map(as_text).collect();
+        format!("({})", texts.join(with))
+    };
+    let parts = filter.as_object().unwrap().iter().map(|(key, value)| match key.as_str() {
+        "$and" => all(value, " and "),
+        "$or" => all(value, " or "),
+        "$not" => format!("not {}", as_text(value)),
+        path => {
+            let keys: Vec<_> = path.split('.').map(|key| format!("\"{}\"", key.replace('"', "\"\""))).collect();
+            tests_as_text(&keys.join("."), value)
+        }
+    });
+    format!("({})", parts.collect::<Vec<_>>().join(" and "))
+}
+
+fn tests_as_text(path: &str, tests: &Value) -> String {
+    let Value::Object(operators) = tests else { return format!("{path} = {}", value_as_text(tests)) };
+    let not = |value: &Value| if value == &json!(true) { "" } else { "not " };
+    let tests = operators.iter().map(|(operator, value)| match operator.as_str() {
+        "$not" => format!("not {}", tests_as_text(path, value)),
+        "$between" => format!("{path} between {} and {}", value_as_text(&value[0]), value_as_text(&value[1])),
+        "$exists" => format!("{path} {}exists", not(value)),
+        "$null" => format!("{path} is {}null", not(value)),
+        operator => {
+            let word = match operator {
+                "$eq" => "=",
+                "$ne" => "!=",
+                "$gt" => ">",
+                "$gte" => ">=",
+                "$lt" => "<",
+                "$lte" => "<=",
+                "$nin" => "not in",
+                other => &other[1..],
+            };
+            format!("{path} {word} {}", value_as_text(value))
+        }
+    });
+    format!("({})", tests.collect::<Vec<_>>().join(" and "))
+}
+
+fn value_as_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("'{}'", text.replace('\'', "''")),
+        Value::Array(values) => format!("({})", values.iter().map(value_as_text).collect::<Vec<_>>().join(", ")),
+        value => value.to_string(),
+    }
 }
 
 mod naive {
@@ -357,6 +418,7 @@ mod naive {
                 let pattern: Vec<char> = operand.as_str().unwrap().chars().collect();
                 like(&pattern, &t.chars().collect::<Vec<_>>())
             }),
+            "$not" => !operand.as_object().unwrap().iter().all(|(o, v)| operation(o, v, leaves)),
             _ => panic!("{operator}"),
         }
     }
@@ -431,6 +493,10 @@ proptest! {
             let ours: Vec<_> = records.iter().map(|(_, metadata)| filter.matches(metadata)).collect();
             let naive: Vec<_> = records.iter().map(|(record, _)| naive::holds(written, record)).collect();
             prop_assert_eq!(&ours, &naive, "{} over {:?}", written, &records);
+            let text = as_text(written);
+            let as_written = Filter::parse_str(&text).unwrap();
+            let by_text: Vec<_> = records.iter().map(|(_, metadata)| as_written.matches(metadata)).collect();
+            prop_assert_eq!(&ours, &by_text, "{} for {} over {:?}", text, written, &records);
             let (condition, bounds) = sql::condition(&filter.node);
             let sql = format!("SELECT id FROM records WHERE {condition}");
             let sqlite = applier.read(last, |reader| {
