@@ -240,6 +240,10 @@ def rows_of(name):
     return int(SETS[name][1].split(" ")[0].replace(",", ""))
 
 
+# What follows this in the page comes from commands run one by one, and stays.
+BY_HAND = "<!-- kept by hand -->"
+
+
 def write(out, docs, figures):
     load = lambda path: json.loads(path.read_text()) if path.exists() else None
     machine, own = load(out / "machine.json"), load(out / "own.json")
@@ -260,7 +264,10 @@ def write(out, docs, figures):
         parts.append(own_section(own))
         parts += [growth_section(own["growth"])] if own.get("growth") else []
     parts += [set_section(r, figures) for r in results]
-    (docs / "BENCHMARKS.md").write_text("\n\n".join(parts) + "\n")
+    page = docs / "BENCHMARKS.md"
+    _, mark, kept = page.read_text().partition(BY_HAND) if page.exists() else ("", "", "")
+    parts += [mark + kept.rstrip()] if mark else []
+    page.write_text("\n\n".join(parts) + "\n")
 
 
 def requirement(package):
