@@ -151,6 +151,7 @@ pub(crate) fn stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, 
         ("ids_memory", stats.ids_memory),
         ("columns_memory", stats.columns_memory),
         ("filters_memory", stats.filters_memory),
+        ("texts_memory", stats.texts_memory),
         ("visible_lsn", stats.visible_lsn),
         ("applied_lsn", stats.applied_lsn),
     ];

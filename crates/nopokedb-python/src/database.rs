@@ -227,8 +227,8 @@ impl NoPokeDB {
     /// -------
     /// dict
     ///     `rows` (live), `graph_rows`, `tail_rows` (scanned, not in the graph yet), `dead_rows`, `segments`, `log_bytes`,
-    ///     `graph_memory`, `codes_memory`, `rows_memory`, `ids_memory`, `columns_memory`, `filters_memory` (bytes; the last
-    ///     two are what filters keep), `visible_lsn`, `applied_lsn` (writes that searches see, and that SQLite reflects), and `writes_stopped`, `background_error`, `sqlite_error` (a sentence
+    ///     `graph_memory`, `codes_memory`, `rows_memory`, `ids_memory`, `columns_memory`, `filters_memory`, `texts_memory`
+    ///     (bytes; the last three are what filters and searches for words keep), `visible_lsn`, `applied_lsn` (writes that searches see, and that SQLite reflects), and `writes_stopped`, `background_error`, `sqlite_error` (a sentence
     ///     each, or None).
     ///
     /// Examples

@@ -32,6 +32,8 @@ pub struct Stats {
     pub columns_memory: u64,
     /// Memory of which rows pass the filters used last.
     pub filters_memory: u64,
+    /// Memory of where words occur and of documents' lengths, for the searches for words.
+    pub texts_memory: u64,
     /// The last write that searches see.
     pub visible_lsn: u64,
     /// The last write that SQLite reflects.
@@ -71,6 +73,7 @@ impl Engine {
             ids_memory: generation.ids.bytes() as u64,
             columns_memory: generation.filters.column_bytes() as u64,
             filters_memory: generation.filters.bytes() as u64,
+            texts_memory: generation.texts.bytes() as u64,
             visible_lsn,
             applied_lsn: applier.applied_lsn.0,
             writes_stopped: self.check_writable().err().map(|e| e.to_string()).or(poisoned),

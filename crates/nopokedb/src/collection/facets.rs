@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::filter::values::Path;
 use crate::filter::{Filter, Scalar};
 use crate::options::in_range;
+use crate::query::bits::Bits;
 use crate::types::Slot;
 use crate::vectors::Visibility;
 
@@ -42,16 +43,27 @@ impl Collection {
         Ok(facets)
     }
 
-    /// Every value with its count, or `None` if a row was compacted away meanwhile.
+    /// Every value with its count: from the field's column, or by reading rows. Or `None` if a row was compacted away meanwhile.
     fn counted(&self, path: &Path, filter: Option<&Filter>) -> Result<Option<BTreeMap<Scalar, usize>>> {
         let generation = self.core.generation();
         let view = generation.view();
-        let slots: Vec<Slot> = match filter {
-            Some(filter) => generation.filters.matches(filter, &view)?.live(&view).collect(),
-            None => (0..view.snapshot.len).map(Slot).filter(|&slot| view.is_live(slot)).collect(),
-        };
+        let len = view.snapshot.len;
+        let mut rows = Bits::none(len);
+        match filter {
+            Some(filter) => generation.filters.matches(filter, &view)?.live(&view).for_each(|slot| rows.set(slot)),
+            None => (0..len).map(Slot).filter(|&slot| view.is_live(slot)).for_each(|slot| rows.set(slot)),
+        }
         let (mut counts, mut values) = (BTreeMap::new(), Vec::new());
-        for slot in slots {
+        let known = generation.filters.column(path.keys(), &view)?;
+        if let Some(column) = known.column.filter(|_| known.lost <= view.snapshot.lsn) {
+            // Of rows with several values at the path the column does not say which are the same.
+            let several = Bits::filled(len, |words| column.several().set_in(words));
+            let mut plain = rows.clone();
+            plain.remove(&several);
+            rows.keep(&several);
+            column.count(plain.words(), &mut |value, n| *counts.entry(value).or_insert(0) += n);
+        }
+        for slot in rows.slots() {
             if view.with_metadata(slot, |text| path.all(text, &mut values))?.is_none() {
                 return Ok(None);
             }

@@ -21,6 +21,11 @@ impl Path {
         })
     }
 
+    /// The keys.
+    pub(crate) fn keys(&self) -> &[String] {
+        &self.0
+    }
+
     /// The first scalar at the path, in the order in which it is written; null if there is none.
     pub(crate) fn first(&self, metadata: Option<&str>) -> Scalar {
         let mut found = Scalar::Null;

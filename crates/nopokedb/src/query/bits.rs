@@ -50,6 +50,11 @@ impl Bits {
         self.len
     }
 
+    /// One bit a slot.
+    pub(crate) fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// Bytes held in memory.
     pub(crate) fn bytes(&self) -> usize {
         8 * self.words.capacity()

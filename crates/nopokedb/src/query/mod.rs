@@ -1,7 +1,7 @@
 //! Queries: what is asked ([`request`]), which rows pass a filter ([`matches`], found by [`narrow`] in [`columns`]), and how
 //! it is answered ([`execute`], and [`stages`] where hits are more than the nearest rows).
 
-mod bits;
+pub(crate) mod bits;
 mod columns;
 mod diversify;
 pub(crate) mod examples;

@@ -18,13 +18,15 @@ pub(super) trait Keys: Default {
     fn get(&self, i: usize) -> Self::Key<'_>;
     fn push(&mut self, key: Self::Key<'_>);
     fn bytes(&self) -> usize;
+    /// The key as a value.
+    fn scalar(key: Self::Key<'_>) -> Scalar;
     /// The order of a key to an operand, if they are of one kind.
     fn compare(key: Self::Key<'_>, operand: &Scalar) -> Option<Ordering>;
 }
 
 /// A float that is not NaN, `-0.0` being `0.0`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Float(f64);
+pub(super) struct Float(pub(super) f64);
 
 impl Float {
     pub(super) fn new(float: f64) -> Option<Float> {
@@ -48,17 +50,26 @@ impl Ord for Float {
 
 /// A key that is kept as it is.
 pub(super) trait Plain: Copy + Ord {
+    fn scalar(self) -> Scalar;
     fn compare(self, operand: &Scalar) -> Option<Ordering>;
 }
 
 /// Null.
 impl Plain for () {
+    fn scalar(self) -> Scalar {
+        Scalar::Null
+    }
+
     fn compare(self, operand: &Scalar) -> Option<Ordering> {
         matches!(operand, Scalar::Null).then_some(Ordering::Equal)
     }
 }
 
 impl Plain for bool {
+    fn scalar(self) -> Scalar {
+        Scalar::Bool(self)
+    }
+
     fn compare(self, operand: &Scalar) -> Option<Ordering> {
         match operand {
             Scalar::Bool(b) => Some(self.cmp(b)),
@@ -68,6 +79,10 @@ impl Plain for bool {
 }
 
 impl Plain for i128 {
+    fn scalar(self) -> Scalar {
+        Scalar::Integer(self)
+    }
+
     fn compare(self, operand: &Scalar) -> Option<Ordering> {
         match operand {
             Scalar::Integer(b) => Some(self.cmp(b)),
@@ -78,12 +93,20 @@ impl Plain for i128 {
 }
 
 impl Plain for i64 {
+    fn scalar(self) -> Scalar {
+        Scalar::Integer(i128::from(self))
+    }
+
     fn compare(self, operand: &Scalar) -> Option<Ordering> {
         Plain::compare(i128::from(self), operand)
     }
 }
 
 impl Plain for Float {
+    fn scalar(self) -> Scalar {
+        Scalar::Float(self.0)
+    }
+
     fn compare(self, operand: &Scalar) -> Option<Ordering> {
         match operand {
             Scalar::Integer(b) => Some(integer_to_float(*b, self.0).reverse()),
@@ -113,6 +136,10 @@ impl<T: Plain> Keys for Vec<T> {
 
     fn bytes(&self) -> usize {
         self.capacity() * size_of::<T>()
+    }
+
+    fn scalar(key: T) -> Scalar {
+        key.scalar()
     }
 
     fn compare(key: T, operand: &Scalar) -> Option<Ordering> {
@@ -146,6 +173,10 @@ impl Keys for Texts {
 
     fn bytes(&self) -> usize {
         self.text.capacity() + 4 * self.ends.capacity()
+    }
+
+    fn scalar(key: &str) -> Scalar {
+        Scalar::String(key.to_owned())
     }
 
     fn compare(key: &str, operand: &Scalar) -> Option<Ordering> {
@@ -241,6 +272,11 @@ impl<K: Keys> Lane<K> {
     pub(super) fn rows(&self, keys: Range<usize>) -> &[u16] {
         let end = |n: usize| if n == 0 { 0 } else { self.ends[n - 1] as usize };
         &self.slots[end(keys.start)..end(keys.end.max(keys.start))]
+    }
+
+    /// Shows `f` every key with its rows.
+    pub(super) fn each(&self, mut f: impl FnMut(K::Key<'_>, &[u16])) {
+        (0..self.keys.len()).for_each(|i| f(self.keys.get(i), self.rows(i..i + 1)));
     }
 
     /// The first key for which `before` does not hold; it holds for those up to some key.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use super::ast::{Order, Scalar, TestKind};
 use super::like::Like;
 pub(crate) use builder::PartBuilder;
-use lane::{Bound, Float, Keys, Lane, Texts};
+use lane::{Bound, Float, Keys, Lane, Plain, Texts};
 use marks::Marks;
 
 /// Slots that parts do not reach across: their rows are numbered in 16 bits.
@@ -134,6 +134,18 @@ impl Column {
     }
 }
 
+impl Column {
+    /// Shows `add` how many of the rows in `words`, one bit a slot, have which value; the same value may come again for
+    /// other rows. None of the rows has several values at the path ([`Column::several`]), but any may have an array.
+    pub(crate) fn count(&self, words: &[u64], add: &mut dyn FnMut(Scalar, usize)) {
+        for part in &self.parts {
+            let words = &words[(part.chunk * CHUNK_WORDS).min(words.len())..];
+            part.alone.count(words, add);
+            part.within.count(words, add);
+        }
+    }
+}
+
 impl<'a> Found<'a> {
     fn add(&mut self, chunk: usize, rows: &'a [u16]) {
         if !rows.is_empty() {
@@ -222,6 +234,29 @@ impl Values {
     fn bytes(&self) -> usize {
         let bytes = self.nulls.bytes() + self.bools.bytes() + self.integers.bytes();
         bytes + self.large.bytes() + self.floats.bytes() + self.texts.bytes()
+    }
+
+    /// Shows `add` how many of the rows in `words` have which value.
+    fn count(&self, words: &[u64], add: &mut dyn FnMut(Scalar, usize)) {
+        let is_in = |row: u16| words.get(usize::from(row / 64)).is_some_and(|word| word >> (row % 64) & 1 == 1);
+        let mut tell = |value: &dyn Fn() -> Scalar, rows: &mut dyn Iterator<Item = u16>| match rows.count() {
+            0 => {}
+            n => add(value(), n),
+        };
+        self.nulls.each(|key, rows| tell(&|| key.scalar(), &mut rows.iter().copied().filter(|row| is_in(*row))));
+        self.bools.each(|key, rows| tell(&|| key.scalar(), &mut rows.iter().copied().filter(|row| is_in(*row))));
+        self.integers.each(|key, rows| tell(&|| key.scalar(), &mut rows.iter().copied().filter(|row| is_in(*row))));
+        self.large.each(|key, rows| tell(&|| key.scalar(), &mut rows.iter().copied().filter(|row| is_in(*row))));
+        self.texts.each(|key, rows| tell(&|| Texts::scalar(key), &mut rows.iter().copied().filter(|row| is_in(*row))));
+        self.floats.each(|key, rows| {
+            // An array may hold a number as an integer and as a float, which is one value.
+            let value = key.scalar();
+            let bound = Some(Bound { operand: &value, included: true });
+            let small = self.integers.rows(self.integers.within(bound, bound));
+            let large = self.large.rows(self.large.within(bound, bound));
+            let counted = |row: &u16| small.binary_search(row).is_ok() || large.binary_search(row).is_ok();
+            tell(&|| value.clone(), &mut rows.iter().copied().filter(|row| is_in(*row) && !counted(row)));
+        });
     }
 
     /// Hands over the rows with a value that passes.

@@ -1,5 +1,7 @@
 //! Columns say what the evaluator says, however the rows came.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -68,6 +70,36 @@ proptest! {
                 compare(test, &records, &pieces, first);
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn columns_count_what_reading_counts(
+        records in prop::collection::vec(any_metadata(), 1..40),
+        path in prop::sample::select(&["a", "b", "a.b", "k.k"]),
+        pieces in prop::collection::vec(1u32..9, 1..6),
+        first in prop::sample::select(&[0, 60, CHUNK - 7]),
+        asked in any::<[u64; 2]>(),
+    ) {
+        let records: Vec<_> = records.iter().map(|record| Metadata::from_map(record).unwrap()).collect();
+        let path = crate::filter::values::Path::new(path).unwrap();
+        let column = column(path.keys(), &records, &pieces, first);
+        let several = slots(&column.several(), column.len());
+        let (mut words, mut expected, mut values) =
+            (vec![0u64; column.len().div_ceil(64) as usize], BTreeMap::new(), Vec::new());
+        for (i, slot) in (first as usize..column.len() as usize).enumerate() {
+            if !several[slot] && asked[i / 64] >> (i % 64) & 1 == 1 {
+                words[slot / 64] |= 1 << (slot % 64);
+                path.all(Some(records[i].as_json()), &mut values);
+                values.drain(..).for_each(|value| *expected.entry(value).or_insert(0) += 1);
+            }
+        }
+        let mut counts: BTreeMap<Scalar, usize> = BTreeMap::new();
+        column.count(&words, &mut |value, n| *counts.entry(value).or_insert(0) += n);
+        prop_assert_eq!(counts, expected);
     }
 }
 
