@@ -2,7 +2,7 @@
 //! the workspace `schedules/` they are shuttle's, so that the very code that ships runs in schedules that a test chooses
 //! (`schedules.rs`).
 //!
-//! Invariant: nothing but names. What is compiled into the product is `std`.
+//! Invariant: nothing but names, a place to switch, and a deadline, which shuttle has none of. What is compiled into the product is `std`.
 
 #[cfg(nopokedb_shuttle)]
 pub(crate) use shuttle::{
@@ -20,4 +20,33 @@ pub(crate) use std::{
 pub(crate) fn allocating() {
     #[cfg(nopokedb_shuttle)]
     shuttle::thread::yield_now();
+}
+
+/// Until when a thread waits for others to wake it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(std::time::Instant);
+
+impl Deadline {
+    /// So much from now.
+    pub(crate) fn after(patience: std::time::Duration) -> Deadline {
+        Deadline(std::time::Instant::now() + patience)
+    }
+
+    /// Parks until woken, or until the deadline, or for no reason; false if it had passed already.
+    #[cfg(not(nopokedb_shuttle))]
+    pub(crate) fn park(self) -> bool {
+        let left = self.0.saturating_duration_since(std::time::Instant::now());
+        if !left.is_zero() {
+            thread::park_timeout(left);
+        }
+        !left.is_zero()
+    }
+
+    /// In a schedule the time may be over at any moment.
+    #[cfg(nopokedb_shuttle)]
+    pub(crate) fn park(self) -> bool {
+        use shuttle::rand::Rng;
+        thread::yield_now();
+        shuttle::rand::thread_rng().gen_bool(0.5)
+    }
 }

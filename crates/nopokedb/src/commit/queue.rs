@@ -2,22 +2,31 @@
 //!
 //! Invariants:
 //! 1. Every submitted item is in exactly one group, and its submitter gets that group's outcome for it.
-//! 2. Groups run one after the other, in the order their items were submitted; there is no artificial delay: a group is
-//!    what queued while the previous one was on the disk.
+//! 2. Groups run one after the other, in the order their items were submitted. A group is what queued while the previous one
+//!    was on the disk, and what those bring who were answered just then: they are likely to come back at once, and a sync
+//!    that they just miss costs them a second one. They are waited for no longer than [`PATIENCE`] allows, and a writer that
+//!    is alone never waits. (PostgreSQL's `commit_siblings`, without its settings.)
 //! 3. A leader leads until its own item is done and then hands over to a waiter, so nobody is starved.
 //! 4. If a leader panics, everyone waiting gets an error instead of waiting for ever, and so does everyone after.
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::thread::{self, Thread};
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Deadline, Mutex, MutexGuard};
+
+/// The part of a group's own time for which its successor waits for more.
+const PATIENCE: f64 = 0.5;
+/// It waits no longer than this, however slow the disk.
+const LONGEST: Duration = Duration::from_millis(2);
 
 /// A queue of items of type `T` whose groups answer with an `R` each.
 #[derive(Debug)]
 pub(crate) struct GroupCommit<T, R> {
     state: Mutex<State<T, R>>,
+    longest: Duration,
 }
 
 #[derive(Debug)]
@@ -28,6 +37,12 @@ struct State<T, R> {
     done: HashMap<u64, Result<R>>,
     next_ticket: u64,
     leading: bool,
+    /// A leader that waits for more items.
+    gathering: Option<Thread>,
+    /// How many writers there were when the last group was done: its own and those queued behind it.
+    writers: usize,
+    /// How long the last group took.
+    took: Duration,
     broken: bool,
 }
 
@@ -47,9 +62,12 @@ impl<T, R> GroupCommit<T, R> {
             done: HashMap::new(),
             next_ticket: 0,
             leading: false,
+            gathering: None,
+            writers: 0,
+            took: Duration::ZERO,
             broken: false,
         };
-        GroupCommit { state: Mutex::new(state) }
+        GroupCommit { state: Mutex::new(state), longest: LONGEST }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T, R>> {
@@ -63,6 +81,11 @@ impl<T, R> GroupCommit<T, R> {
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.pending.push(Waiter { ticket, item, thread: thread::current() });
+        if state.pending.len() >= state.writers
+            && let Some(leader) = state.gathering.take()
+        {
+            leader.unpark();
+        }
         loop {
             if let Some(outcome) = state.done.remove(&ticket) {
                 return outcome;
@@ -83,25 +106,49 @@ impl<T, R> GroupCommit<T, R> {
         }
     }
 
+    /// Waits until as many items are pending as there were writers just now, or it takes too long.
+    fn gather<'a>(&'a self, mut state: MutexGuard<'a, State<T, R>>) -> MutexGuard<'a, State<T, R>> {
+        if state.pending.len() >= state.writers {
+            return state;
+        }
+        let deadline = Deadline::after(state.took.mul_f64(PATIENCE).min(self.longest));
+        loop {
+            state.gathering = Some(thread::current());
+            drop(state);
+            let in_time = deadline.park();
+            state = self.lock();
+            if !in_time || state.pending.len() >= state.writers {
+                break;
+            }
+        }
+        state.gathering = None;
+        state
+    }
+
     /// Commits everything that is pending, then wakes exactly those who have something to do: the group's submitters, and
     /// one of those who queued meanwhile, to lead the next group.
-    fn lead_group(&self, mut state: MutexGuard<'_, State<T, R>>, lead: impl Fn(Vec<T>) -> Vec<Result<R>>) {
+    fn lead_group<'a>(&'a self, mut state: MutexGuard<'a, State<T, R>>, lead: impl Fn(Vec<T>) -> Vec<Result<R>>) {
         state.leading = true;
+        let mut state = self.gather(state);
         let group = std::mem::take(&mut state.pending);
         let tickets: Vec<u64> = group.iter().map(|w| w.ticket).collect();
         state.in_flight = group.iter().map(|w| w.thread.clone()).collect();
         drop(state);
         let guard = LeaderGuard { queue: self };
+        let start = Instant::now();
         let outcomes = lead(group.into_iter().map(|w| w.item).collect());
         assert_eq!(outcomes.len(), tickets.len(), "a group answers for each of its items");
         std::mem::forget(guard);
+        let took = start.elapsed();
         let mut state = self.lock();
+        (state.took, state.writers) = (took, tickets.len() + state.pending.len());
         state.done.extend(tickets.into_iter().zip(outcomes));
         state.leading = false;
-        let mut wake = std::mem::take(&mut state.in_flight);
-        wake.extend(state.pending.first().map(|w| w.thread.clone()));
+        let answered = std::mem::take(&mut state.in_flight);
+        let next = state.pending.first().map(|w| w.thread.clone());
         drop(state);
-        wake.iter().for_each(Thread::unpark);
+        // The next leader first: the disk is idle until it runs.
+        next.iter().chain(&answered).for_each(Thread::unpark);
     }
 }
 
@@ -184,6 +231,40 @@ mod tests {
             let sizes: Vec<usize> = followers.into_iter().map(|f| f.join().unwrap()).collect();
             assert_eq!(sizes, [4; 4]);
         });
+    }
+
+    /// A queue that has just answered `writers` writers with a group that took a minute.
+    fn after_a_slow_group(writers: usize) -> GroupCommit<u32, usize> {
+        let queue = GroupCommit::<u32, usize> { longest: Duration::from_secs(60), ..GroupCommit::new() };
+        (queue.lock().writers, queue.lock().took) = (writers, Duration::from_secs(60));
+        queue
+    }
+
+    fn count(items: Vec<u32>) -> Vec<Result<usize>> {
+        items.iter().map(|_| Ok(items.len())).collect()
+    }
+
+    #[test]
+    fn writers_who_were_answered_together_are_waited_for() {
+        let queue = after_a_slow_group(2);
+        std::thread::scope(|s| {
+            let first = s.spawn(|| queue.submit(1, count).unwrap());
+            while queue.lock().gathering.is_none() && !first.is_finished() {
+                std::thread::yield_now();
+            }
+            assert_eq!(queue.submit(2, count).unwrap(), 2);
+            assert_eq!(first.join().unwrap(), 2, "it waited, and was woken long before a minute had passed");
+        });
+    }
+
+    #[test]
+    fn writers_who_do_not_come_back_are_waited_for_once() {
+        let queue = GroupCommit::<u32, usize>::new();
+        (queue.lock().writers, queue.lock().took) = (9, Duration::from_micros(10));
+        assert_eq!(queue.submit(1, count).unwrap(), 1);
+        assert_eq!(queue.lock().writers, 1, "from now on");
+        queue.lock().took = Duration::MAX;
+        assert_eq!(queue.submit(2, count).unwrap(), 1, "one writer alone never waits");
     }
 
     #[test]
