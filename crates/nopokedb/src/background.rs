@@ -23,10 +23,21 @@ const REAP_EVERY: Duration = Duration::from_secs(1);
 /// An idle log gets its watermark after this long.
 const IDLE: Duration = Duration::from_millis(50);
 
+/// After a round the worker rests so long. Writes that come one by one are then met by few rounds instead of one each, which
+/// would cost them a core.
+const REST: Duration = Duration::from_millis(5);
+
+/// Of the worker: about a third of the time an equal thread would get. Not more, for it holds the commit lock now and then.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 5;
+
 /// The worker's signal, and its thread once started.
 pub(crate) struct Background {
     state: Mutex<State>,
-    changed: Condvar,
+    /// For the worker: there is work, or it is to stop.
+    work: Condvar,
+    /// For who waits: a round, or a step of one, is over.
+    progress: Condvar,
     /// Read by long work between its steps.
     pub(crate) stop: AtomicBool,
     /// Held by the worker during a round, and by whoever wants nothing moved meanwhile. Comes before every other lock.
@@ -37,6 +48,8 @@ pub(crate) struct Background {
 #[derive(Debug, Default)]
 struct State {
     woken: bool,
+    /// The worker is at work or at rest, and looks at `woken` before it sleeps.
+    busy: bool,
     rounds: u64,
     last_error: Option<String>,
 }
@@ -46,7 +59,8 @@ impl Background {
     pub(crate) fn new() -> Self {
         Background {
             state: Mutex::default(),
-            changed: Condvar::new(),
+            work: Condvar::new(),
+            progress: Condvar::new(),
             stop: AtomicBool::new(false),
             round: Mutex::default(),
             thread: Mutex::new(None),
@@ -70,21 +84,25 @@ impl Background {
 
     /// There may be something to do.
     pub(crate) fn wake(&self) {
-        self.lock().woken = true;
-        self.changed.notify_all();
+        let mut state = self.lock();
+        if !std::mem::replace(&mut state.woken, true) && !state.busy {
+            drop(state);
+            self.work.notify_one();
+        }
     }
 
     /// Waits for the end of the current round, or for `limit`.
     pub(crate) fn wait_progress(&self, limit: Duration) {
         let state = self.lock();
         let round = state.rounds;
-        let _ = self.changed.wait_timeout_while(state, limit, |s| s.rounds == round);
+        let _ = self.progress.wait_timeout_while(state, limit, |s| s.rounds == round);
     }
 
     /// Ends the worker and waits for it.
     pub(crate) fn stop(&self) {
         self.stop.store(true, SeqCst);
-        self.wake();
+        self.lock().woken = true;
+        self.work.notify_one();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A worker that drops the last handle stops itself: it cannot wait for its own end.
         if let Some(thread) = thread.filter(|t| t.thread().id() != std::thread::current().id()) {
@@ -103,20 +121,33 @@ impl Background {
         self.lock().last_error.clone()
     }
 
-    /// Waits to be woken, or for `limit`: then the answer is `true`.
+    /// Rests, then waits to be woken, or for `limit`: then the answer is `true`.
     fn sleep(&self, limit: Option<Duration>) -> bool {
-        let state = self.lock();
+        let resting = |s: &mut State| !(s.woken && self.stop.load(SeqCst));
+        let rested = self.work.wait_timeout_while(self.lock(), REST, resting);
+        let mut state = rested.unwrap_or_else(PoisonError::into_inner).0;
+        state.busy = false;
         let mut state = if let Some(limit) = limit {
-            self.changed.wait_timeout_while(state, limit, |s| !s.woken).unwrap_or_else(PoisonError::into_inner).0
+            self.work.wait_timeout_while(state, limit, |s| !s.woken).unwrap_or_else(PoisonError::into_inner).0
         } else {
-            self.changed.wait_while(state, |s| !s.woken).unwrap_or_else(PoisonError::into_inner)
+            self.work.wait_while(state, |s| !s.woken).unwrap_or_else(PoisonError::into_inner)
         };
+        state.busy = true;
         !std::mem::take(&mut state.woken)
     }
 }
 
+/// Lets the calling thread, and those it starts, work behind the application's own threads where they compete for cores. A
+/// process may be run without the right to do so; then all are equal.
+fn step_back() {
+    // On Linux this is the calling thread's alone; elsewhere it would be the whole process's.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, NICENESS);
+}
+
 /// The worker's life: wait, work a round, until stopped.
 fn run(engine: &Engine) {
+    step_back();
     let (mut idle_work, mut reaped) = (false, None::<Instant>);
     loop {
         let rest = reaped.map_or(Duration::ZERO, |at| REAP_EVERY.saturating_sub(at.elapsed()));
@@ -151,7 +182,7 @@ fn run(engine: &Engine) {
         state.last_error = outcome.err().map(|e| e.to_string());
         state.rounds += 1;
         drop(state);
-        engine.background.changed.notify_all();
+        engine.background.progress.notify_all();
     }
 }
 
@@ -171,7 +202,7 @@ impl Engine {
             while generation.lag(generation.index.len()) > 0 && !self.background.stop.load(SeqCst) {
                 generation.absorb(self.build_threads(), &self.background.stop)?;
                 self.background.lock().rounds += 1;
-                self.background.changed.notify_all();
+                self.background.progress.notify_all();
             }
         }
         Ok(())
