@@ -49,6 +49,28 @@ fn main() {
         cpu / rows * 1e6
     );
     println!("  {}", index.report());
+    let (mut best, mut exact, mut refined) = (f64::INFINITY, 0, 0);
+    let mut found = 0;
+    for _ in 0..5 {
+        (found, exact, refined) = (0, 0, 0);
+        let start = Instant::now();
+        for (query, truth) in queries.chunks_exact(dim).zip(truth.chunks_exact(10)) {
+            let hits = index.search_flat(query, 10).expect("rows in memory");
+            found += hits.iter().filter(|h| truth.contains(&h.1.0)).count();
+            let scanned = index.scanned();
+            exact += scanned.0;
+            refined += scanned.1;
+        }
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    let n = (queries.len() / dim) as f64;
+    println!(
+        "  scan     recall {:.4}  {:7.1} us  {:6.0} refined, {:.0} exact",
+        found as f64 / truth.len() as f64,
+        best / n * 1e6,
+        refined as f64 / n,
+        exact as f64 / n
+    );
     for ef in efs.split(',').map(|e| e.parse::<usize>().expect("a beam width")) {
         let mut best = f64::INFINITY;
         let (mut found, mut evaluations) = (0, 0);

@@ -21,7 +21,7 @@ use crate::vectors::code_query::{CodeQuery, Margin, Plane};
 use crate::vectors::codes::Codes;
 
 /// Standard deviations of the estimate's error that are allowed for.
-const DEVIATIONS: f32 = 2.6;
+const DEVIATIONS: f32 = 3.0;
 /// Exact distances at most, beside those of the first round.
 const BUDGET: usize = 4096;
 /// Rows scanned between two looks at the best so far: their sums stay in the first-level cache.
@@ -51,6 +51,9 @@ fn parts(entry: Entry) -> (f32, u32) {
 fn slot(entry: Entry) -> u32 {
     parts(entry).1
 }
+
+/// Rows whose memory is on its way while others are compared exactly.
+const AHEAD: usize = 4;
 
 /// Working memory of a scan. Grows to the largest one and is then reused.
 #[derive(Debug, Default)]
@@ -115,6 +118,19 @@ impl Lane<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Asks for the rows of the pool that will be compared after its `i`-th, a few ahead of it.
+    fn prefetch(&self, i: usize) {
+        if !i.is_multiple_of(AHEAD) {
+            return;
+        }
+        let from = if i == 0 { 0 } else { i + AHEAD };
+        let ahead = self.scratch.pool.get(from..).unwrap_or_default();
+        let mut slots = [0; 2 * AHEAD];
+        let n = ahead.len().min(i + 2 * AHEAD - from);
+        slots.iter_mut().zip(&ahead[..n]).for_each(|(place, entry)| *place = slot(*entry));
+        self.space.prefetch(&slots[..n]);
     }
 
     /// Offers a row that is live, and remembers its distance if it is among the best `k`.
@@ -202,6 +218,7 @@ impl Scan<'_> {
         lane.scratch.pool.sort_unstable();
         // Enough exact distances for a first idea of the k-th.
         for i in 0..lane.scratch.pool.len().min(self.k + 2) {
+            lane.prefetch(i);
             let slot = slot(lane.scratch.pool[i]);
             lane.offer(slot, self.k)?;
             lane.scratch.offered.push(slot);
@@ -277,10 +294,11 @@ impl Scan<'_> {
         let (norms, factors) = (&norms[..n], &factors[..n]);
         let estimates = &mut estimates[done..done + n];
         let found = kernels().select(&sums[..n], norms, factors, &affine, *limit, estimates, hits);
+        let all_live = self.view.all_live();
         for &hit in &hits[..found] {
             #[allow(clippy::cast_possible_truncation)] // a slot is a u32
             let slot = first as u32 + hit;
-            if self.view.is_live(Slot(slot)) {
+            if all_live || self.view.is_live(Slot(slot)) {
                 pool.push(entry(estimates[hit as usize], slot));
             }
         }
@@ -355,6 +373,7 @@ impl Scan<'_> {
         let longest = self.codes.longest();
         let mut margin = lane.margin(Plane::Nibbles, self.k);
         for i in 0..lane.scratch.pool.len() {
+            lane.prefetch(i);
             let (estimate, slot) = parts(lane.scratch.pool[i]);
             if estimate > margin.of_all(longest) || lane.scratch.exact >= budget {
                 break;

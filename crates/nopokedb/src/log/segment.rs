@@ -25,6 +25,9 @@ use crate::io::mmap::Region;
 use crate::io::vfs::{Closed, VfsFile};
 use crate::types::{Lsn, SegmentNo};
 
+/// Bytes of a row's text that are asked for ahead.
+const PREFETCHED_TEXT: u64 = 256;
+
 /// Where a sealed segment's footer is, as the manifest repeats it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FooterRef {
@@ -310,10 +313,7 @@ impl Segment {
     /// need not have their vectors read.
     pub(crate) fn text_at_vector(&self, offset: u64) -> Result<RowView<'_>> {
         let no_row = || self.damaged(offset, "no row's vector starts here");
-        let (_, meta) = self.frames.at_or_before(offset).ok_or_else(no_row)?;
-        let inside = offset.checked_sub(meta.vectors_at()).ok_or_else(no_row)?;
-        let (index, rest) = (inside / meta.vector_len().max(1), inside % meta.vector_len().max(1));
-        let index = u32::try_from(index).ok().filter(|v| *v < meta.vectors && rest == 0).ok_or_else(no_row)?;
+        let (meta, index) = self.vector_at(offset).ok_or_else(no_row)?;
         let view = self.unverified(meta)?;
         // Rows without a vector only push a row further back in the table than its vector is in the block.
         for row in index..meta.rows {
@@ -325,6 +325,39 @@ impl Segment {
             }
         }
         Err(no_row())
+    }
+
+    /// The frame of the vector at `offset`, and how many vectors lie before it there.
+    fn vector_at(&self, offset: u64) -> Option<(&FrameMeta, u32)> {
+        let (_, meta) = self.frames.at_or_before(offset)?;
+        let (inside, len) = (offset.checked_sub(meta.vectors_at())?, meta.vector_len().max(1));
+        let index = u32::try_from(inside / len).ok()?;
+        (index < meta.vectors && inside % len == 0).then_some((meta, index))
+    }
+
+    /// Asks the CPU for the table entry of the row whose vector is at `offset`. A hint, like all prefetches: nothing is
+    /// verified, and a wrong place does no harm.
+    pub(crate) fn prefetch_entry(&self, offset: u64) {
+        if let Some(entry) = self.vector_at(offset).and_then(|(meta, index)| self.entry_bytes(meta, index)) {
+            nopokedb_kernels::prefetch(entry);
+        }
+    }
+
+    /// Asks the CPU for the text of the row whose vector is at `offset`; its entry was asked for before.
+    pub(crate) fn prefetch_text(&self, offset: u64) {
+        if let Some((meta, index)) = self.vector_at(offset)
+            && let Ok(view) = self.unverified(meta)
+            && let Ok(entry) = view.entry(index)
+            && let Some(start) = meta.arena_at().checked_add(u64::from(entry.arena_off))
+            && let Ok(len) = usize::try_from(entry.text_len().min(PREFETCHED_TEXT))
+            && let Some(text) = self.region.get(start, len)
+        {
+            nopokedb_kernels::prefetch(text);
+        }
+    }
+
+    fn entry_bytes(&self, meta: &FrameMeta, index: u32) -> Option<&[u8]> {
+        self.region.get(meta.payload_at() + u64::from(index) * ROW_LEN, usize::try_from(ROW_LEN).ok()?)
     }
 
     /// Counts `n` more rows that a compaction would drop.

@@ -18,6 +18,9 @@ use crate::types::{Metric, Slot};
 use crate::vectors::keys::public_id;
 use crate::vectors::view::View;
 
+/// Hits whose rows are asked for before the first of them is read.
+const PREFETCHED: usize = 32;
+
 thread_local! {
     /// Working memory of this thread's searches: grows to the largest query and is then reused.
     static SCRATCHES: RefCell<Vec<Scratch>> = RefCell::new(vec![Scratch::new()]);
@@ -128,6 +131,9 @@ impl Scope<'_> {
 
     /// The rows of `nearest` that the query asks for, or `None` if one is gone.
     fn plain_hits(&self, nearest: Vec<(f32, Slot)>, query: &Query) -> Result<Option<Vec<Hit>>> {
+        self.view.prefetch_rows(
+            &nearest[query.offset.min(nearest.len())..query.offset.saturating_add(PREFETCHED).min(nearest.len())],
+        );
         let wanted = nearest.into_iter().take_while(|row| self.is_within(query, row.0)).skip(query.offset);
         self.hits(wanted.map(Chosen::new), query)
     }
