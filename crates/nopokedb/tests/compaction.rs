@@ -145,6 +145,25 @@ fn a_sqlite_file_from_before_a_compaction_is_begun_anew() {
 }
 
 #[test]
+fn a_full_segment_of_dead_rows_alone_goes_and_the_database_opens_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path(), options()).unwrap();
+    // Segments of live rows, one of rows that are all deleted later, and the one that says so.
+    for start in (0..3_000).step_by(100) {
+        add(&db.collection(), start..start + 100);
+    }
+    eventually(&db, "several segments", || db.stats().unwrap().segments > 2);
+    let full = db.stats().unwrap().log_bytes;
+    let mut deletes = db.collection().batch();
+    (1_000..2_900u64).for_each(|i| deletes.delete(i));
+    deletes.commit().unwrap();
+    eventually(&db, "a log without the dead rows", || db.stats().unwrap().log_bytes < full * 3 / 4);
+    let _ = db.close();
+    let db = Database::open(dir.path(), options()).unwrap();
+    check(&db, (0..1_000).chain(2_900..3_000));
+}
+
+#[test]
 fn adding_and_deleting_for_ever_does_not_grow_the_directory() {
     let dir = tempfile::tempdir().unwrap();
     let db = Database::open(dir.path(), options()).unwrap();

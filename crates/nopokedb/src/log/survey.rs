@@ -173,8 +173,9 @@ pub(super) fn follow_seals(
         let bad = |offset, what: &str| Error::corruption(&path, offset, what);
         let expected = match scanned.last() {
             Some(last) => Some((last.scan.chain, last.scan.next_lsn)),
+            // Where LSNs are missing a compaction left out a segment whose rows were all dead; the manifest vouches for that.
             None => before
-                .filter(|s| s.kind() == SegmentKind::Raw)
+                .filter(|s| s.kind() == SegmentKind::Raw && s.last_lsn().plus(1) == header.first_lsn)
                 .and_then(|s| Some((s.footer_chain()?, s.last_lsn().plus(1)))),
         };
         // Between a listed segment and the scan's start there may have been others that a compaction left nothing of. Numbers are
