@@ -459,14 +459,22 @@ impl Index {
     ) -> Result<()> {
         let slack = codes.map_or(0.0, |_| probe.code.slack(Plane::Nibbles, RERANK_DEVIATIONS));
         let mut margin = None;
-        let mut ahead = walker.beam.rows().map(|row| row.1);
+        // What the k-th estimate leaves out is seldom compared: no need to ask for it.
+        let likely = match (codes, walker.beam.rows().nth(k.max(1) - 1)) {
+            (Some(codes), Some((kth, _))) => {
+                let longest = codes.longest();
+                probe.code.margin(Plane::Nibbles, kth, RERANK_DEVIATIONS).of_all(longest) + slack * longest
+            }
+            _ => f32::INFINITY,
+        };
+        let mut ahead = walker.beam.rows().take_while(|row| row.0 <= likely).map(|row| row.1);
         for (i, (estimate, node)) in walker.beam.rows().enumerate() {
             if i % RERANK_AHEAD == 0 {
                 // One block ahead of the one that is compared now.
                 let mut next = [node; 2 * RERANK_AHEAD];
                 let next = &mut next[..if i == 0 { 2 * RERANK_AHEAD } else { RERANK_AHEAD }];
-                next.iter_mut().zip(&mut ahead).for_each(|(next, node)| *next = node);
-                self.space.prefetch(next);
+                let asked = next.iter_mut().zip(&mut ahead).map(|(next, node)| *next = node).count();
+                self.space.prefetch(&next[..asked]);
             }
             if i % 4 == 0
                 && i >= k
