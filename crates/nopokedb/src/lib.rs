@@ -1,5 +1,4 @@
 //! NoPokeDB: an embedded vector database.
-#![allow(dead_code, unused_imports)]
 
 mod background;
 mod backup;

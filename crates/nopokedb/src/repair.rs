@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::remove_all;
 use crate::database::Database;
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::atomic::create_dir_durable;
 use crate::io::lock;
 use crate::io::vfs::Vfs;

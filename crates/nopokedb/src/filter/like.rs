@@ -36,6 +36,7 @@ impl Like {
     }
 
     /// The pattern as it was written.
+    #[cfg(test)]
     pub(crate) fn text(&self) -> &str {
         &self.text
     }

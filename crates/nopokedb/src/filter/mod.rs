@@ -41,7 +41,7 @@ use crate::metadata::Metadata;
 use crate::metadata::view::Members;
 
 pub use ast::Scalar;
-pub(crate) use ast::{Node, Order, Test, TestKind};
+pub(crate) use ast::{Node, Test, TestKind};
 pub use build::Field;
 
 /// The deepest nesting of `$and`, `$or` and `$not`.

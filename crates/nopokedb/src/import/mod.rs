@@ -33,7 +33,7 @@ use oplog::Pending;
 use window::Window;
 
 use crate::engine::{Stored, check_stored};
-use crate::error::{Error, ErrorKind, IoContext, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::io::atomic::write_atomic;
 use crate::io::vfs::Vfs;
 use crate::log::{CollectionEntry, IMPORTING, Log, LogOptions, remove_mark, remove_unfinished_import, set_mark};

@@ -51,7 +51,7 @@ use filtered::Gathered;
 use flat::Flat;
 use hnsw::beam::Stop;
 use hnsw::check::{GraphReport, check};
-use hnsw::graph::{Graph, MAX_SLOTS};
+use hnsw::graph::Graph;
 use hnsw::image::{self, Parts, Source, Stamp};
 use hnsw::image_read;
 use hnsw::insert::{Absorb, BuildParams, Builder};
@@ -238,12 +238,6 @@ impl Index {
         Ok(())
     }
 
-    /// Rows below `upto` that are still to be absorbed; none if `upto` rows need no graph.
-    pub(crate) fn lag(&self, upto: u32) -> u32 {
-        let upto = upto.min(MAX_SLOTS);
-        if self.wants_graph(upto) { upto.saturating_sub(self.graph.len()) } else { 0 }
-    }
-
     /// What the index was made with.
     pub(crate) fn params(&self) -> &IndexParams {
         &self.params
@@ -305,11 +299,6 @@ impl Index {
             self.measure_among(view, &mut scratch)?;
         }
         Ok(())
-    }
-
-    /// The share of a scan's answer that walks of common width found when last measured: falls as a graph decays.
-    pub(crate) fn sampled_recall(&self) -> f32 {
-        self.costs.recall()
     }
 
     /// Takes the rows that `view` does not see out of the graph, on `threads` threads, until done or `stop`; returns how many

@@ -87,14 +87,6 @@ impl Space {
         &self.stored
     }
 
-    pub(crate) fn dim(&self) -> usize {
-        self.dim
-    }
-
-    pub(crate) fn metric(&self) -> Metric {
-        self.metric
-    }
-
     /// Takes in the rows from slot `first` on. Single writer; the caller publishes the new length afterwards.
     pub(crate) fn append(&self, first: Slot, vectors: &[f32]) {
         #[allow(clippy::cast_possible_truncation)] // slots are u32: the caller has counted them

@@ -41,12 +41,6 @@ impl TopK {
         self.offers
     }
 
-    /// A distance above this cannot be in the answer.
-    #[inline]
-    pub(crate) fn bound(&self) -> f32 {
-        self.bound
-    }
-
     /// Takes a row into account.
     #[inline]
     pub(crate) fn offer(&mut self, distance: f32, slot: u32) {

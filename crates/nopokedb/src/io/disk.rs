@@ -209,10 +209,6 @@ impl VfsFile for DiskFile {
         Ok(())
     }
 
-    fn reserve(&self, len: u64) -> io::Result<()> {
-        reserve(&self.file, len)
-    }
-
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -232,28 +228,6 @@ impl VfsFile for DiskFile {
             if whole { None } else { Some(Box::new(move || Ok(file.metadata()?.len()))) };
         Region::map_file(&*self.file, capacity, Arc::clone(&self.known_len), len_now)
     }
-}
-
-#[cfg(target_os = "linux")]
-fn reserve(file: &File, len: u64) -> io::Result<()> {
-    use rustix::fs::{FallocateFlags, fallocate};
-    use rustix::io::Errno;
-    if len == 0 {
-        return Ok(());
-    }
-    loop {
-        match fallocate(file, FallocateFlags::KEEP_SIZE, 0, len) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-}
-
-/// Other systems have no reservation that leaves the length alone; a full disk is then met by the write.
-#[cfg(not(target_os = "linux"))]
-fn reserve(_file: &File, _len: u64) -> io::Result<()> {
-    Ok(())
 }
 
 /// A lock: the open file holds it, and the kernel frees it when the last descriptor goes (also when the process dies).
@@ -456,8 +430,6 @@ mod tests {
         let dir = dir();
         let path = dir.path().join("f");
         let file = Disk.open(&path, OpenMode::CreateNew).unwrap();
-        file.reserve(1 << 20).unwrap();
-        assert_eq!(file.len().unwrap(), 0, "reserving does not lengthen");
         let region = file.map(1 << 20).unwrap();
         assert_eq!(region.get(0, 1), None, "a byte past the end would be a SIGBUS");
         file.write_all_at(&[&1.5f32.to_le_bytes(), &2.5f32.to_le_bytes()], 0).unwrap();
@@ -472,10 +444,6 @@ mod tests {
         assert_eq!(region.get(u64::MAX, 2), None);
         file.set_len(4).unwrap();
         assert_eq!(region.get(4, 1), None, "cut");
-        region.advise_random();
-        region.advise_sequential();
-        region.advise_willneed();
-        region.prefetch(0, 4);
     }
 
     #[test]

@@ -25,10 +25,12 @@ use std::fmt;
 use std::io;
 use std::mem::{align_of, size_of};
 use std::slice;
+use std::sync::Arc;
+#[cfg(any(test, feature = "testing"))]
+use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 
-use memmap2::{Advice, MmapAsRawDesc, MmapMut, MmapOptions, MmapRaw};
+use memmap2::{MmapAsRawDesc, MmapMut, MmapOptions, MmapRaw};
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("NoPokeDB maps little-endian files as they are; a big-endian target needs a converting Region");
@@ -53,6 +55,7 @@ struct Inner {
 /// What plays the file.
 enum Backing {
     /// A buffer of the simulated disk, mapped for writing.
+    #[cfg(any(test, feature = "testing"))]
     Anonymous,
     /// A file that was at least as long as the mapping from the start: such a region needs no descriptor.
     Whole,
@@ -74,6 +77,7 @@ impl Region {
     }
 
     /// A buffer of `capacity` zero bytes that plays a mapped file on the simulated disk.
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn anonymous(capacity: u64, known_len: Arc<AtomicU64>) -> io::Result<Region> {
         let map = MmapRaw::from(MmapMut::map_anon(map_len(capacity)?)?);
         Ok(Region { inner: Arc::new(Inner { map, capacity, known_len, backing: Backing::Anonymous }) })
@@ -87,24 +91,21 @@ impl Region {
     }
 
     /// A reference that does not keep the mapping.
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn downgrade(&self) -> WeakRegion {
         WeakRegion(Arc::downgrade(&self.inner))
     }
 
     /// How many bytes are mapped. The file may be shorter.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.inner.capacity
-    }
-
-    /// Whether nothing is mapped.
-    pub fn is_empty(&self) -> bool {
-        self.inner.capacity == 0
     }
 
     /// `len` published bytes at `offset` (invariant 1).
     ///
     /// # Panics
     /// When the range is not inside the mapping and the file: offsets read from a file are checked with [`Region::get`].
+    #[cfg(any(test, feature = "testing"))]
     #[inline]
     pub fn bytes(&self, offset: u64, len: usize) -> &[u8] {
         match self.get(offset, len) {
@@ -127,6 +128,7 @@ impl Region {
     ///
     /// # Panics
     /// As [`Region::bytes`], and when `offset` is not a multiple of 4.
+    #[cfg(any(test, feature = "testing"))]
     #[inline]
     pub fn f32s(&self, offset: u64, count: usize) -> &[f32] {
         match self.get_f32s(offset, count) {
@@ -147,42 +149,12 @@ impl Region {
         Some(unsafe { slice::from_raw_parts(self.inner.map.as_ptr().add(start).cast::<f32>(), count) })
     }
 
-    /// Tells the kernel that reads will be scattered: no read-ahead. Advice only; failures are of no interest.
-    pub fn advise_random(&self) {
-        self.advise(Advice::Random, 0, self.inner.capacity);
-    }
-
-    /// Tells the kernel that reads will run from front to back.
-    pub fn advise_sequential(&self) {
-        self.advise(Advice::Sequential, 0, self.inner.capacity);
-    }
-
-    /// Asks the kernel to read everything that is mapped into memory soon.
-    pub fn advise_willneed(&self) {
-        self.prefetch(0, usize::MAX);
-    }
-
-    /// Asks the kernel to read a range into memory soon; what lies outside is ignored.
-    pub fn prefetch(&self, offset: u64, len: usize) {
-        let known = self.inner.known_len.load(Ordering::Acquire).min(self.inner.capacity);
-        let end = offset.saturating_add(len as u64).min(known);
-        if offset < end {
-            self.advise(Advice::WillNeed, offset, end - offset);
-        }
-    }
-
-    fn advise(&self, advice: Advice, offset: u64, len: u64) {
-        if let (Ok(offset), Ok(len)) = (usize::try_from(offset), usize::try_from(len)) {
-            // Best effort: the answer changes speed, never bytes.
-            let _ = self.inner.map.advise_range(advice, offset, len);
-        }
-    }
-
     /// Copies `bytes` to `offset` of an anonymous region: the simulated disk's `write`. What lies past the capacity is
     /// not seen through the region, as with a mapped file.
     ///
     /// # Panics
     /// On a region of a real file, which is mapped read-only.
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn write(&self, offset: u64, bytes: &[u8]) {
         assert!(matches!(self.inner.backing, Backing::Anonymous), "a mapped file is written through its handle");
         let Some(room) = self.inner.capacity.checked_sub(offset) else { return };
@@ -216,6 +188,7 @@ impl Region {
         end <= now
     }
 
+    #[cfg(any(test, feature = "testing"))]
     #[cold]
     fn out_of_range(&self, offset: u64, len: usize) -> ! {
         panic!(
@@ -228,8 +201,10 @@ impl Region {
 }
 
 /// A [`Region`] that may be gone: how the simulated disk remembers whom to show a write.
+#[cfg(any(test, feature = "testing"))]
 pub(super) struct WeakRegion(Weak<Inner>);
 
+#[cfg(any(test, feature = "testing"))]
 impl WeakRegion {
     /// The region, if a clone of it lives.
     pub(super) fn upgrade(&self) -> Option<Region> {
@@ -237,6 +212,7 @@ impl WeakRegion {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
 impl fmt::Debug for WeakRegion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WeakRegion")

@@ -124,9 +124,6 @@ impl VfsFile for Closed {
     fn set_len(&self, _: u64) -> io::Result<()> {
         Self::refuse()
     }
-    fn reserve(&self, _: u64) -> io::Result<()> {
-        Self::refuse()
-    }
     fn sync_data(&self) -> io::Result<()> {
         Self::refuse()
     }
@@ -156,9 +153,6 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Reserves disk space for `[0, len)` without changing the file's length, where the file system can. Disk-full is
-    /// an error; "not supported" is not.
-    fn reserve(&self, len: u64) -> io::Result<()>;
     /// Makes the data, and the length needed to read it, durable.
     fn sync_data(&self) -> io::Result<()>;
     /// Makes the data and all metadata durable.

@@ -17,7 +17,7 @@ use super::frame::FrameMeta;
 use super::manifest::CollectionEntry;
 use super::scan::holds_data;
 use super::segment::Segment;
-use super::survey::{Scanned, Survey, survey};
+use super::survey::{Scanned, Survey};
 use super::told;
 use super::writer::{Log, LogOptions, Tail};
 use crate::error::{IoContext, Result};
@@ -47,6 +47,7 @@ pub(crate) struct DroppedTail {
 
 impl Log {
     /// Opens the log in `dir` for writing. The caller holds the directory's lock.
+    #[cfg(test)]
     pub(crate) fn open(vfs: Arc<dyn Vfs>, dir: &Path, options: LogOptions) -> Result<(Log, Recovered)> {
         let survey = Survey::of(&*vfs, dir)?;
         Log::settle(vfs, dir, options, survey)

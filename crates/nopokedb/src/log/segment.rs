@@ -370,11 +370,6 @@ impl Segment {
         self.dead.load(Ordering::Relaxed)
     }
 
-    /// Verifies every block now. For `check()`; opening never needs it.
-    pub(crate) fn verify_all(&self) -> Result<()> {
-        self.verify(0, self.end())
-    }
-
     /// Published bytes, not verified.
     fn bytes(&self, offset: u64, len: u64) -> Result<&[u8]> {
         let len = usize::try_from(len).map_err(|_| self.damaged(offset, "a length does not fit in memory"))?;

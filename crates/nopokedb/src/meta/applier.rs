@@ -11,12 +11,16 @@ use std::thread::JoinHandle;
 
 use super::connection::{Outcome, Trouble};
 use super::queue::{ApplierStats, Job, Shared};
-use super::readers::{MetaRecord, Reader, Readers};
+#[cfg(test)]
+use super::readers::MetaRecord;
+use super::readers::{Reader, Readers};
 use super::text::{Scratch, Tokenizers};
 use super::{AppliedBatch, MetaStore};
 use crate::error::{Error, Result};
 use crate::io::lock::WriterLock;
-use crate::types::{CollectionId, Lsn, RecordId, Tokenizer};
+#[cfg(test)]
+use crate::types::{CollectionId, RecordId};
+use crate::types::{Lsn, Tokenizer};
 
 /// Takes one batch of a replay.
 pub(crate) type Sink<'s> = dyn FnMut(Box<dyn AppliedBatch>) -> Result<()> + 's;
@@ -106,12 +110,14 @@ impl Applier {
     }
 
     /// Everything up to here can be read.
+    #[cfg(test)]
     pub(crate) fn applied_lsn(&self) -> Lsn {
         self.shared.stats().applied_lsn
     }
 
     /// Everything up to here is in the file for good: no power loss sets it back further. A delete above this must stay in
     /// the log; if it were dropped, a cache that was set back would keep the deleted record for ever.
+    #[cfg(test)]
     pub(crate) fn durable_lsn(&self) -> Lsn {
         self.shared.stats().durable_lsn
     }
@@ -194,11 +200,13 @@ impl Applier {
     }
 
     /// The record `id` as of `lsn` or later.
+    #[cfg(test)]
     pub(crate) fn get(&self, lsn: Lsn, collection: CollectionId, id: RecordId) -> Result<Option<MetaRecord>> {
         self.read(lsn, |reader| reader.get(collection, id))
     }
 
     /// How many records `collection` has, as of `lsn` or later.
+    #[cfg(test)]
     pub(crate) fn count(&self, lsn: Lsn, collection: CollectionId) -> Result<u64> {
         self.read(lsn, |reader| reader.count(collection))
     }

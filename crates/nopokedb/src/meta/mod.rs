@@ -35,12 +35,13 @@ use std::path::PathBuf;
 use crate::error::Result;
 use crate::types::{CollectionId, Lsn, RecordId};
 
-pub(crate) use applier::{Applier, Replay, Sink};
+pub(crate) use applier::{Applier, Replay};
 pub(crate) use connection::{Outcome, Trouble};
 pub(crate) use old::OldMetadata;
 pub(crate) use open::AHEAD;
-pub(crate) use queue::ApplierStats;
-pub(crate) use readers::{Bound, Cell, MetaRecord, Reader};
+pub(crate) use readers::Reader;
+#[cfg(test)]
+pub(crate) use readers::{Bound, Cell};
 pub(crate) use store::MetaStore;
 pub(crate) use text::Tokenizers;
 

@@ -4,8 +4,11 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[cfg(test)]
+use rusqlite::ToSql;
+#[cfg(test)]
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Row, ToSql};
+use rusqlite::{Connection, Row};
 
 use super::connection::{Outcome, Place, Trouble};
 use super::open::{State, quick_check};
@@ -17,6 +20,7 @@ use crate::types::{CollectionId, Lsn, RecordId};
 const IDLE: usize = 4;
 
 /// A record as the cache has it.
+#[cfg(test)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MetaRecord {
     pub(crate) lsn: Lsn,
@@ -27,6 +31,7 @@ pub(crate) struct MetaRecord {
 }
 
 /// A value for a `?` of a statement.
+#[cfg(test)]
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Bound {
     Null,
@@ -35,6 +40,7 @@ pub(crate) enum Bound {
     Text(String),
 }
 
+#[cfg(test)]
 impl ToSql for Bound {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(match self {
@@ -47,6 +53,7 @@ impl ToSql for Bound {
 }
 
 /// A value of a result row.
+#[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Cell<'a> {
     Null,
@@ -134,6 +141,7 @@ impl Reader<'_> {
     }
 
     /// The record `id` of `collection`.
+    #[cfg(test)]
     pub(crate) fn get(&self, collection: CollectionId, id: RecordId) -> Outcome<Option<MetaRecord>> {
         let sql = format!("SELECT {COLUMNS} FROM records WHERE collection = ?1 AND id = ?2");
         let mut statement = self.conn.prepare_cached(&sql)?;
@@ -197,6 +205,7 @@ impl Reader<'_> {
     }
 
     /// Runs a query whose text is ours: values come in through `bounds` only.
+    #[cfg(test)]
     pub(crate) fn select(&self, sql: &str, bounds: &[Bound], each: &mut dyn FnMut(&[Cell<'_>])) -> Outcome<()> {
         let mut statement = self.conn.prepare_cached(sql)?;
         let columns = statement.column_count();

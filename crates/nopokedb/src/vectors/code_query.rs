@@ -282,13 +282,6 @@ impl CodeQuery {
         Margin { distance, per_norm, farthest: self.length + squared.sqrt() }
     }
 
-    /// The estimate from one row's nibbles.
-    #[inline]
-    pub(crate) fn near(&self, codes: &Codes, slot: u32) -> f32 {
-        let sum = kernels().nibble_dot(self.weights(), codes.hi_row(slot));
-        self.estimate(sum, codes.norm(slot))
-    }
-
     /// The estimates from the nibbles of many rows, wherever they are: `out[i]` belongs to `slots[i]`.
     pub(crate) fn near_many(&mut self, codes: &Codes, slots: &[u32], out: &mut Vec<f32>) {
         let mut sums = std::mem::take(&mut self.sums);

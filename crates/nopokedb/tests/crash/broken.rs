@@ -133,9 +133,6 @@ impl VfsFile for LyingFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
     }
-    fn reserve(&self, len: u64) -> io::Result<()> {
-        self.file.reserve(len)
-    }
     fn sync_data(&self) -> io::Result<()> {
         self.sync(|| self.file.sync_data())
     }

@@ -174,9 +174,6 @@ impl VfsFile for WatchedFile {
         self.0.look();
         self.1.set_len(len)
     }
-    fn reserve(&self, len: u64) -> io::Result<()> {
-        self.1.reserve(len)
-    }
     fn sync_data(&self) -> io::Result<()> {
         self.0.look();
         self.1.sync_data()

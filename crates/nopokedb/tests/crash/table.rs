@@ -44,18 +44,18 @@ impl Row {
 
 /// Which row of the table a call belongs to. `fresh` are the segments made in this life and not synced yet.
 fn row_of(call: &Call<'_>, fresh: &BTreeSet<PathBuf>) -> Row {
-    use CallKind::{Create as Make, CreateDir, Remove, Rename, Reserve, SetLen, Sync, SyncDir, Write};
+    use CallKind::{Create as Make, CreateDir, Remove, Rename, SetLen, Sync, SyncDir, Write};
     let path = call.path.to_str().unwrap();
     match call.kind {
         Remove => Row::Removal,
         SyncDir | CreateDir if path.contains("index") => Row::Cache,
         SyncDir => Row::SyncOfDirectory,
         _ if path.contains("index") => Row::Cache,
-        Make | Write | SetLen | Sync | Rename | Reserve | CallKind::Map if path.contains("MANIFEST") => Row::Manifest,
+        Make | Write | SetLen | Sync | Rename | CallKind::Map if path.contains("MANIFEST") => Row::Manifest,
         Sync if fresh.contains(call.path) || path.ends_with(".tmp") => Row::NewSegment,
         Sync => Row::SyncOfLog,
         Write | SetLen if !fresh.contains(call.path) && !path.ends_with(".tmp") => Row::WriteToLog,
-        Make | Write | SetLen | Rename | Reserve | CallKind::Map => Row::NewSegment,
+        Make | Write | SetLen | Rename | CallKind::Map => Row::NewSegment,
         _ => Row::Reading,
     }
 }

@@ -56,8 +56,8 @@ pub fn reopen(disk: &SimDisk) -> Database {
 
 /// Calls that change the disk.
 fn changes(call: &Call<'_>) -> bool {
-    use CallKind::{Create, CreateDir, Remove, Rename, Reserve, SetLen, Sync, SyncDir, Write};
-    matches!(call.kind, Create | CreateDir | Remove | Rename | Reserve | SetLen | Sync | SyncDir | Write)
+    use CallKind::{Create, CreateDir, Remove, Rename, SetLen, Sync, SyncDir, Write};
+    matches!(call.kind, Create | CreateDir | Remove | Rename | SetLen | Sync | SyncDir | Write)
 }
 
 /// Ends a process without a close, as far as the disk can tell: its locks are free, and nothing more was done.

@@ -102,6 +102,7 @@ pub(super) fn lay_out(sizes: [(Kind, usize, usize); SECTIONS]) -> ([Section; SEC
 /// A loaded image, checked.
 #[derive(Debug)]
 pub(crate) struct Image {
+    #[cfg(test)]
     pub(crate) stamp: Stamp,
     /// The LSN that wrote each slot.
     pub(crate) lsns: Vec<u64>,

@@ -93,13 +93,12 @@ enum Place {
     Node(Vec<Scored>),
 }
 
-/// A link to be added: at `target`, to `source`, which is `distance` away.
+/// A link to be added: at `target`, to `source`.
 #[derive(Clone, Copy, Debug)]
 struct Reverse {
     target: u32,
     /// The source's slot, with [`KEPT`] if the link is the source's kept one.
     source: u32,
-    distance: f32,
 }
 
 /// One run of absorbing.
@@ -232,9 +231,9 @@ impl Absorb<'_> {
                 Some(parent) => *promised.entry(parent).or_default() += 1,
                 None => roots.push(slot),
             }
-            reverse.extend(links.iter().map(|&(distance, target)| {
+            reverse.extend(links.iter().map(|&(_, target)| {
                 let kept = if Some(target) == parent { KEPT } else { 0 };
-                Reverse { target, source: slot | kept, distance }
+                Reverse { target, source: slot | kept }
             }));
         }
         (reverse, roots)

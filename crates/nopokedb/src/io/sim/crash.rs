@@ -33,10 +33,10 @@ use std::fmt::{self, Debug};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
+use super::SimDisk;
 use super::fate::{Bounds, Fate, for_each};
 use super::fault::Fault;
 use super::image::SyncFailure;
-use super::{SimDisk, image};
 
 /// What became of an attempted operation, as its caller knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
@@ -210,22 +209,8 @@ impl VfsFile for SimFile {
         if len > state.room(self.ino) {
             return Err(state.full());
         }
-        if len < state.reserved.get(&self.ino).copied().unwrap_or(0) {
-            state.reserved.remove(&self.ino);
-        }
         state.push(Op::SetLen { ino: self.ino, path: Arc::clone(&self.path), len });
         state.show_all(self.ino, old_len);
-        Ok(())
-    }
-
-    fn reserve(&self, len: u64) -> io::Result<()> {
-        self.need_writable()?;
-        let mut state = self.disk.plain_call(CallKind::Reserve, &self.path)?;
-        if len > state.room(self.ino) {
-            return Err(state.full());
-        }
-        let reserved = state.reserved.entry(self.ino).or_default();
-        *reserved = len.max(*reserved);
         Ok(())
     }
 

@@ -25,7 +25,6 @@ pub enum CallKind {
     Write,
     Len,
     SetLen,
-    Reserve,
     Sync,
     Map,
 }

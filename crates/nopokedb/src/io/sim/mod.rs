@@ -138,7 +138,6 @@ impl SimDisk {
         let cache = state.cache_at(point).clone();
         let mut killed = State::new(state.base.clone(), state.journal[..point].to_vec(), cache);
         killed.next_ino = state.next_ino;
-        killed.reserved = state.reserved.clone();
         killed.quota = state.quota;
         // Beacons outlive their process, and no loss of power: `crash` starts without.
         killed.told = state.told.iter().filter(|told| told.op <= point).cloned().collect();

@@ -25,7 +25,6 @@ pub(super) struct State {
     /// The process that used this disk was killed.
     pub(super) dead: bool,
     pub(super) locks: BTreeSet<PathBuf>,
-    pub(super) reserved: BTreeMap<Ino, u64>,
     pub(super) mapped: BTreeMap<Ino, Mapped>,
     pub(super) faults: Faults,
     pub(super) quota: Option<(u64, i32)>,
@@ -62,7 +61,6 @@ impl State {
             next_ino,
             dead: false,
             locks: BTreeSet::new(),
-            reserved: BTreeMap::new(),
             mapped: BTreeMap::new(),
             faults: Faults::default(),
             quota: None,
@@ -123,7 +121,7 @@ impl State {
 
     pub(super) fn used(&self) -> u64 {
         let size = |node: &Node| match node {
-            Node::File(ino) => self.len(*ino).max(self.reserved.get(ino).copied().unwrap_or(0)),
+            Node::File(ino) => self.len(*ino),
             Node::Dir => 0,
         };
         self.now.live.names.values().map(size).sum()
@@ -132,7 +130,7 @@ impl State {
     /// How far a file may reach under the quota.
     pub(super) fn room(&self, ino: Ino) -> u64 {
         let Some((quota, _)) = self.quota else { return u64::MAX };
-        let own = self.len(ino).max(self.reserved.get(&ino).copied().unwrap_or(0));
+        let own = self.len(ino);
         own + quota.saturating_sub(self.used())
     }
 

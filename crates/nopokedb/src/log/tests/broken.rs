@@ -74,9 +74,6 @@ impl VfsFile for LyingFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
     }
-    fn reserve(&self, len: u64) -> io::Result<()> {
-        self.0.reserve(len)
-    }
     fn sync_data(&self) -> io::Result<()> {
         let skipped = if self.2 { Skip::NewFiles } else { Skip::Data };
         if self.1 == skipped { Ok(()) } else { self.0.sync_data() }

@@ -47,10 +47,6 @@ fn put(lsn: u64, id: u64, metadata: &str) -> Op {
     Op { lsn, collection: 0, id, kind: RowKind::Put, key: None, metadata, document: None, expires_ms: 0 }
 }
 
-fn delete(lsn: u64, id: u64) -> Op {
-    Op { kind: RowKind::Delete, metadata: None, ..put(lsn, id, "") }
-}
-
 /// A log of `n` operations over fewer ids: mostly puts, some deletes, everything a row can have.
 fn log(n: u64) -> Vec<Op> {
     (1..=n)
