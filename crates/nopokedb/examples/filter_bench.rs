@@ -4,6 +4,7 @@
 //! reads `NAME.base` and `NAME.queries` (row-major f32). Filters pass a share of the rows: at random, those nearest to the
 //! query, or those farthest from it.
 #![allow(clippy::disallowed_methods)] // A bench reads its own input files; nothing here touches a database.
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // shares of counts
 
 use nopokedb::Metric;
 use nopokedb::testing::{IndexBench, Way};

@@ -240,7 +240,7 @@ impl World {
 
     fn id(&mut self) -> Id {
         let n = self.rng.below(60) as u64;
-        if n % 2 == 0 { Id::Int(n) } else { Id::from(format!("text {n}")) }
+        if n.is_multiple_of(2) { Id::Int(n) } else { Id::from(format!("text {n}")) }
     }
 
     fn expire(&mut self) {

@@ -240,6 +240,7 @@ mod tests {
         queue
     }
 
+    #[allow(clippy::needless_pass_by_value)] // as a group comes
     fn count(items: Vec<u32>) -> Vec<Result<usize>> {
         items.iter().map(|_| Ok(items.len())).collect()
     }

@@ -1,4 +1,5 @@
 //! Every way among the rows that pass finds nearly what an exact search finds, however few pass and wherever they lie.
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // shares of counts, and orders
 
 use super::filtered::{Among, wider};
 use super::testing::{Holes, Random, Rows, built, oracle, truth};
