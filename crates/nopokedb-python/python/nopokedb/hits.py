@@ -22,7 +22,7 @@ class Hits(list):
     Examples
     --------
     >>> db = NoPokeDB(dim=2, path="hits")
-    >>> ids = db.add_many([[1, 0], [0, 1]], [{"n": 1}, {"n": 2}])
+    >>> ids = db.add_many([[1, i] for i in range(1000)], [{"n": i} for i in range(1000)])
     >>> hits = db.query([1, 0], where="n = 2", explain=True)
     >>> hits == db.query([1, 0], where="n = 2")
     True
