@@ -1,7 +1,8 @@
 //! The background worker: one thread per open database that does what no caller should wait for.
 //!
-//! In order of urgency: rows that have expired, rows from the tail into the graph, footers of sealed segments, compaction, the idle watermark. In a
-//! database that is only read: what the writer did since, then memory alone.
+//! In order of urgency: rows that have expired, rows from the tail into the graph, footers of sealed segments, compaction, the
+//! idle watermark; once nothing was written for a while, what holds the directory small. In a database that is only read: what
+//! the writer did since, then memory alone.
 //!
 //! Invariants:
 //! 1. Nothing here is needed for durability or for a right answer; a crash between any two steps loses only work.
@@ -20,12 +21,35 @@ use crate::error::Result;
 
 /// Expired rows are deleted so often at most, all that there are at once.
 const REAP_EVERY: Duration = Duration::from_secs(1);
-/// An idle log gets its watermark after this long.
-const IDLE: Duration = Duration::from_millis(50);
-
 /// After a round the worker rests so long. Writes that come one by one are then met by few rounds instead of one each, which
 /// would cost them a core.
 const REST: Duration = Duration::from_millis(5);
+/// An idle log gets its watermark after this long.
+const IDLE: Duration = Duration::from_millis(50);
+/// After this long it settles: see [`Engine::settle`].
+const SETTLED: Duration = Duration::from_secs(2);
+/// What failed is tried again after this long, if nothing is written meanwhile.
+const AGAIN: Duration = Duration::from_secs(20);
+
+/// What is to be done when nobody has woken the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Idle {
+    Nothing,
+    Watermark,
+    Settle,
+    Again,
+}
+
+impl Idle {
+    fn after(self) -> Option<Duration> {
+        match self {
+            Idle::Nothing => None,
+            Idle::Watermark => Some(IDLE),
+            Idle::Settle => Some(SETTLED),
+            Idle::Again => Some(AGAIN),
+        }
+    }
+}
 
 /// Of the worker: about a third of the time an equal thread would get. Not more, for it holds the commit lock now and then.
 #[cfg(target_os = "linux")]
@@ -148,17 +172,18 @@ fn step_back() {
 /// The worker's life: wait, work a round, until stopped.
 fn run(engine: &Engine) {
     step_back();
-    let (mut idle_work, mut reaped) = (false, None::<Instant>);
+    let (mut next, mut worked, mut reaped) = (Idle::Nothing, Instant::now(), None::<Instant>);
     loop {
         let rest = reaped.map_or(Duration::ZERO, |at| REAP_EVERY.saturating_sub(at.elapsed()));
         let due = engine.reap_in().map(|due| due.max(rest));
-        let idle = engine.background.sleep(engine.poll().or(idle_work.then_some(IDLE)).into_iter().chain(due).min());
+        let idle_in = next.after().map(|after| after.saturating_sub(worked.elapsed()));
+        let idle = engine.background.sleep(engine.poll().or(idle_in).into_iter().chain(due).min());
         if engine.background.stop.load(SeqCst) {
             return;
         }
         let round = engine.background.pause();
         let outcome = if engine.follower.is_some() {
-            engine.follow_round().map(|()| false)
+            engine.follow_round().map(|()| Idle::Nothing)
         } else {
             let rested = reaped.is_none_or(|at| at.elapsed() >= REAP_EVERY);
             let reaping = if rested && engine.reap_in().is_some_and(|due| due.is_zero()) {
@@ -168,17 +193,20 @@ fn run(engine: &Engine) {
                 Ok(())
             };
             let rest = if !idle {
-                engine.busy_round().map(|()| true)
-            } else if idle_work {
-                engine.idle_round().map(|()| false)
+                let outcome = engine.busy_round().map(|()| Idle::Watermark);
+                worked = Instant::now();
+                outcome
             } else {
-                Ok(false)
+                engine.idle_round(next, worked.elapsed())
             };
             rest.and_then(|more| reaping.map(|()| more))
         };
         drop(round);
         let mut state = engine.background.lock();
-        idle_work = *outcome.as_ref().unwrap_or(&false);
+        next = outcome.as_ref().copied().unwrap_or_else(|_| {
+            worked = Instant::now();
+            Idle::Again
+        });
         state.last_error = outcome.err().map(|e| e.to_string());
         state.rounds += 1;
         drop(state);
@@ -229,8 +257,39 @@ impl Engine {
         self.checkpoint_if_due()
     }
 
-    /// Work for an idle log: the watermark, which makes damage to the last frames tellable from a torn tail.
-    fn idle_round(&self) -> Result<()> {
-        self.lock_log().watermark()
+    /// Work for a log that has been idle so long: what comes `next`, if its time has come. First the watermark, which makes damage to
+    /// the last frames tellable from a torn tail.
+    fn idle_round(&self, next: Idle, rested: Duration) -> Result<Idle> {
+        match next {
+            Idle::Watermark if rested >= IDLE => self.lock_log().watermark().map(|()| Idle::Settle),
+            Idle::Settle if rested >= SETTLED => self.settle().map(|()| Idle::Nothing),
+            Idle::Again if rested >= AGAIN => self.busy_round().map(|()| Idle::Watermark),
+            _ => Ok(next),
+        }
+    }
+
+    /// Work for a log that has been idle for long: what nothing else would make smaller. The segment that is written to, if much
+    /// of it is of no use; SQLite's write-ahead log, free pages and dropped collections; images of what is gone.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let rolled = {
+            let mut log = self.lock_log();
+            let wasteful = log.active_is_wasteful(self.spare());
+            if wasteful {
+                log.check_in_place()?;
+                log.seal_active()?;
+                self.publish_segments(&log);
+            }
+            wasteful
+        };
+        if rolled {
+            self.busy_round()?;
+        }
+        self.shrink_images()?;
+        self.applier.checkpoint()
+    }
+
+    /// Bytes that are not worth the trouble.
+    pub(crate) fn spare(&self) -> u64 {
+        (self.options.segment_bytes / 4).min(4 << 20)
     }
 }

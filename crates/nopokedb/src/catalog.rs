@@ -123,6 +123,7 @@ impl Engine {
         log.set_collections(&entries)?;
         collection.dropped.store(true, SeqCst);
         self.remove_collection(collection.id);
+        self.applier.forget(collection.id);
         collection.generation().abandon();
         drop(log);
         self.background.wake();

@@ -7,14 +7,15 @@
 //!    removes the older.
 //! 3. Whatever is wrong with an image, the answer is to set it aside and to build from the log.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use crate::engine::{CollectionCore, Engine};
 use crate::error::{IoContext, Result};
 use crate::index::{Image, ImageStamp, Index, IndexParams};
 use crate::io::atomic::replace;
-use crate::io::vfs::{OpenMode, Vfs};
+use crate::io::vfs::{Entry, OpenMode, Vfs};
 use crate::types::{CollectionId, Lsn, Slot};
 use crate::vectors::Visibility;
 
@@ -82,6 +83,15 @@ impl ImageOf<'_> {
         self.vfs.remove_file(&path).context("remove", &path)
     }
 
+    /// What the images take on the disk.
+    fn bytes(&self) -> Result<u64> {
+        let length = |lsn| {
+            let path = self.path(lsn);
+            self.vfs.open(&path, OpenMode::Read).and_then(|file| file.len()).context("read the length of", &path)
+        };
+        self.found()?.into_iter().map(length).sum()
+    }
+
     /// Copies the image of `lsn` to another directory; its bytes, or `None` if it is there already.
     pub(crate) fn copy(&self, to: &ImageOf<'_>, lsn: Lsn) -> Result<Option<u64>> {
         let (path, target) = (self.path(lsn), to.path(lsn));
@@ -135,8 +145,12 @@ impl ImageOf<'_> {
 
     /// Writes the image of `collection`, unless it is small or on the disk already.
     fn write(&self, collection: &CollectionCore) -> Result<()> {
+        self.write_if_newer(collection, &mut collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// As [`ImageOf::write`], for who has made sure that nobody else writes one; `written` is the image that is there.
+    fn write_if_newer(&self, collection: &CollectionCore, written: &mut Lsn) -> Result<()> {
         let generation = collection.generation();
-        let mut written = collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
         let lsns: Vec<u64> = (0..generation.view().snapshot.len).map(|s| generation.rows.lsn(Slot(s)).0).collect();
         let lsn = Lsn(lsns.last().copied().unwrap_or_default());
         let least = MIN_SLOTS.min(generation.index.params().graph_from as usize);
@@ -150,6 +164,32 @@ impl ImageOf<'_> {
         *written = lsn;
         self.found()?.into_iter().filter(|&other| other != lsn).try_for_each(|other| self.remove(other))
     }
+}
+
+/// Removes images that a crash left half-written, and those of collections that are not there any more. For an opening: nobody
+/// writes images yet.
+pub(crate) fn remove_leftover_images(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    collections: &BTreeMap<CollectionId, Arc<CollectionCore>>,
+) -> Result<()> {
+    remove_images_but(vfs, dir, &|id| id.is_some_and(|id| collections.contains_key(&id)))
+}
+
+/// Removes the images of collections that are not to be kept; `None` stands for what is no whole image.
+fn remove_images_but(vfs: &dyn Vfs, dir: &Path, keep: &dyn Fn(Option<CollectionId>) -> bool) -> Result<()> {
+    let folder = dir.join("index");
+    if vfs.kind(&folder).context("look at", &folder)?.is_none() {
+        return Ok(());
+    }
+    for Entry { name, .. } in vfs.list(&folder).context("list", &folder)? {
+        let id = name.strip_suffix(".idx").and_then(|n| u32::from_str_radix(n.split_once('-')?.0, 16).ok());
+        if !keep(id.map(CollectionId)) {
+            let path = folder.join(&name);
+            vfs.remove_file(&path).context("remove", &path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes what is in the folder of images, if there is one, for good.
@@ -193,6 +233,27 @@ impl Engine {
         self.applier.rebuild("a repair asks for it");
         self.wait_applied()?;
         self.lock_log().publish_manifest(2)
+    }
+
+    /// Writes images anew that are far larger than what they would have now, and removes those of dropped collections.
+    pub(crate) fn shrink_images(&self) -> Result<()> {
+        let database = self.place_of_images()?;
+        // A file that is being written belongs to a collection that is there.
+        remove_images_but(&*self.vfs, self.dir(), &|id| {
+            id.is_none_or(|id| self.with_collections(|c| c.contains_key(&id)))
+        })?;
+        for collection in self.all_collections() {
+            let images = self.image_of(database, &collection);
+            let memory = collection.generation().index.memory();
+            let worth = (memory.graph + memory.codes) as u64;
+            let mut written = collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
+            if images.bytes()? > 2 * worth + self.spare() {
+                *written = Lsn(0);
+                images.found()?.into_iter().try_for_each(|lsn| images.remove(lsn))?;
+                images.write_if_newer(&collection, &mut written)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the index images of collections that have grown much since their last.

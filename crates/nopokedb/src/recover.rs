@@ -21,6 +21,7 @@ use arc_swap::ArcSwap;
 
 use crate::catalog::DEFAULT_NAME;
 use crate::checkpoint::ImageOf;
+use crate::checkpoint::remove_leftover_images;
 use crate::clock::Clock;
 use crate::commit::feed::{self, in_lsn_order};
 use crate::engine::{CollectionCore, Engine, Parts, Stored, check_stored};
@@ -125,6 +126,8 @@ impl Engine {
         let restoring = Restoring { vfs: &*vfs, dir, options, segments: &segments };
         let collections = restoring.collections(&log, &entries)?;
         let applier = start_applier(store, &log, &segments)?;
+        entries.iter().filter(|e| e.is_dropped()).for_each(|e| applier.forget(e.id));
+        remove_leftover_images(&*vfs, dir, &collections)?;
         Ok(Engine::assemble(Parts {
             vfs,
             dir: dir.to_owned(),

@@ -18,8 +18,9 @@ use crate::engine::{CollectionCore, Engine};
 use crate::error::Result;
 use crate::generation::Generation;
 use crate::meta::{MetaRow, Trouble};
-use crate::types::{Lsn, Slot};
+use crate::types::{Lsn, RecordId, Slot};
 use crate::vectors::Visibility;
+use crate::vectors::keys::places;
 use crate::vectors::view::View;
 
 /// More problems of one kind than this are counted, not listed.
@@ -141,13 +142,19 @@ impl Engine {
             report.rows += 1;
             let (id, lsn) = (generation.rows.id(slot), generation.rows.lsn(slot));
             let sound = |v: &[f32]| v.len() == generation.rows.dim() && v.iter().all(|x| x.is_finite());
-            match view.with_row(slot, |row| Ok((row.id, row.lsn, row.vector.is_some_and(sound)))) {
-                Ok(Some(found)) if found == (id, lsn, true) => {}
-                Ok(Some((other, _, _))) if other != id => {
+            let looked = view.with_row(slot, |row| {
+                Ok((row.id, row.lsn, row.vector.is_some_and(sound), is_number_of(row.id, row.key)))
+            });
+            match looked {
+                Ok(Some(found)) if found == (id, lsn, true, true) => {}
+                Ok(Some((other, ..))) if other != id => {
                     wrong.push(format!("row {id} points to the bytes of row {other}"));
                 }
-                Ok(Some((_, other, _))) if other != lsn => {
+                Ok(Some((_, other, ..))) if other != lsn => {
                     wrong.push(format!("row {id} points to an older or newer state of itself"));
+                }
+                Ok(Some((_, _, true, false))) => {
+                    wrong.push(format!("the number of row {id} is not one that its text id leads to"));
                 }
                 Ok(Some(_)) => wrong.push(format!("the vector of row {id} is not one that could have been stored")),
                 Ok(None) => wrong.push(format!("row {id} points to bytes that are gone")),
@@ -240,6 +247,11 @@ impl Engine {
     }
 }
 
+/// Whether a record's number is one that its key leads to, if it has one (docs/FORMAT.md, section 4).
+fn is_number_of(record: RecordId, key: Option<&str>) -> bool {
+    key.map_or(!record.is_text(), |text| places(text).any(|place| place == record))
+}
+
 /// What differs between a row of SQLite and the row of the log that it copies.
 fn compare_row(generation: &Generation, view: &View<'_>, cached: &MetaRow<'_>) -> Option<String> {
     let id = cached.id;
@@ -255,5 +267,19 @@ fn compare_row(generation: &Generation, view: &View<'_>, cached: &MetaRow<'_>) -
         Ok(Some(false)) => Some(format!("its row {id} is not what the log has")),
         // What the log cannot give is the log's problem, and was told there.
         Ok(_) | Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_follows_from_its_text_and_an_integer_has_none() {
+        for place in places("doc-1") {
+            assert!(is_number_of(place, Some("doc-1")));
+            assert!(!is_number_of(place, Some("doc-2")) && !is_number_of(place, None));
+        }
+        assert!(is_number_of(RecordId(7), None) && !is_number_of(RecordId(7), Some("doc-1")));
     }
 }

@@ -70,6 +70,14 @@ impl Log {
         best.map(|(_, range)| self.sealed[range].iter().map(|s| s.no()).collect())
     }
 
+    /// Whether the segment that is written to has so much of no use in it, at least `least` bytes, that an idle log should go on to
+    /// another one.
+    pub(crate) fn active_is_wasteful(&self, least: u64) -> bool {
+        let active = &self.active;
+        let size = Size::of(active, active.dead_rows());
+        active.rows() > 0 && size.wasteful() && size.len - size.live.min(size.len) >= least
+    }
+
     /// Prepares the compaction of these adjacent sealed segments, which must have footers. A DELETE in them is dropped if no
     /// segment before them has dead rows: then nothing is left that it would have to kill (invariant 3).
     pub(crate) fn plan_compaction(

@@ -19,8 +19,8 @@ use super::{AppliedBatch, MetaStore};
 use crate::error::{Error, Result};
 use crate::io::lock::WriterLock;
 #[cfg(test)]
-use crate::types::{CollectionId, RecordId};
-use crate::types::{Lsn, Tokenizer};
+use crate::types::RecordId;
+use crate::types::{CollectionId, Lsn, Tokenizer};
 
 /// Takes one batch of a replay.
 pub(crate) type Sink<'s> = dyn FnMut(Box<dyn AppliedBatch>) -> Result<()> + 's;
@@ -150,6 +150,11 @@ impl Applier {
             self.shared.report_damage(why.clone());
         }
         result
+    }
+
+    /// The collection was dropped: what is left of it goes with the next checkpoint.
+    pub(crate) fn forget(&self, collection: CollectionId) {
+        self.shared.forget(collection);
     }
 
     /// How it is going.
@@ -284,8 +289,7 @@ impl Worker {
                     self.apply(&[])
                 }
                 Job::Checkpoint(number) => {
-                    let result =
-                        self.shared.check_in_place().map_err(Trouble::from).and_then(|()| self.store.checkpoint());
+                    let result = self.checkpoint();
                     self.shared.durable(self.store.durable_lsn());
                     if let Err(Trouble::Damaged(why)) = &result {
                         self.shared.report_damage(why.clone());
@@ -305,6 +309,12 @@ impl Worker {
                 return;
             }
         }
+    }
+
+    fn checkpoint(&mut self) -> Outcome<()> {
+        self.shared.check_in_place()?;
+        self.store.forget(&self.shared.dropped())?;
+        self.store.checkpoint()
     }
 
     /// Applies `batches`, however often it takes. True if the thread was asked to stop before it worked.

@@ -190,14 +190,13 @@ pub(super) fn begin_writing(conn: &Connection, place: &Place) -> Outcome<()> {
         return Ok(());
     }
     conn.pragma_update(None, "page_size", PAGE_BYTES)?;
+    // Of effect on a file without tables: its free pages can be given back later. See `MetaStore::shrink`.
+    conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
         return Err(Trouble::Failed(Error::io(ACTION, NAME.as_ref(), io::Error::other("no write-ahead log here"))));
     }
-    conn.execute_batch(
-        "PRAGMA synchronous = NORMAL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON; \
-         PRAGMA auto_vacuum = NONE;",
-    )?;
+    conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;")?;
     conn.pragma_update_and_check(None, "wal_autocheckpoint", CHECKPOINT_PAGES, |_| Ok(()))?;
     conn.pragma_update_and_check(None, "journal_size_limit", WAL_BYTES, |_| Ok(()))?;
     Ok(())

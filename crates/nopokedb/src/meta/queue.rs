@@ -14,7 +14,7 @@ use super::AppliedBatch;
 use super::connection::Trouble;
 use crate::error::{Error, ErrorKind, Result};
 use crate::io::lock::WriterLock;
-use crate::types::Lsn;
+use crate::types::{CollectionId, Lsn};
 
 /// Rows queued before submitters wait.
 pub(super) const MAX_ROWS: usize = 1 << 20;
@@ -73,6 +73,8 @@ pub(super) struct Queue {
     /// The last operation that was dropped.
     dropped_upto: Lsn,
     damage: Option<String>,
+    /// Collections whose rows are not wanted any more.
+    dropped: Vec<CollectionId>,
     checkpoints_asked: u64,
     checkpoints_done: u64,
     checkpoint_failure: Option<Error>,
@@ -158,6 +160,16 @@ impl Shared {
         if queue.batches.len() == 1 || queue.is_urgent() {
             self.work.notify_one();
         }
+    }
+
+    /// Has the next checkpoint remove what is left of this collection.
+    pub(super) fn forget(&self, collection: CollectionId) {
+        self.lock().dropped.push(collection);
+    }
+
+    /// The dropped collections.
+    pub(super) fn dropped(&self) -> Vec<CollectionId> {
+        self.lock().dropped.clone()
     }
 
     /// Has the log replayed up to `lsn`, unless so much was handed in.

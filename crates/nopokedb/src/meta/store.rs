@@ -10,10 +10,14 @@ use super::connection::{Outcome, Place, Trouble};
 use super::files::{self, FileId};
 use super::open::{State, create, open_at};
 use super::records::Writer;
-use super::text::Tokenizers;
+use super::text::{self, Tokenizers};
 use super::{AppliedBatch, MetaRow};
 use crate::error::{Error, Result};
-use crate::types::Lsn;
+use crate::types::{CollectionId, Lsn};
+
+/// So many free pages (1 MiB) are worth giving back, so many in one transaction.
+const SHRINK_PAGES: i64 = 128;
+const SHRINK_STEP: i64 = 2_048;
 
 /// The cache, opened for writing.
 #[derive(Debug)]
@@ -123,8 +127,63 @@ impl MetaStore {
         Ok(())
     }
 
+    /// Removes what is left of `dropped` collections. A replay of a log that still has their rows brings them back, until the next
+    /// time.
+    pub(super) fn forget(&mut self, dropped: &[CollectionId]) -> Outcome<()> {
+        let conn = self.conn()?;
+        let ids = |sql: &str| -> Outcome<Vec<u32>> {
+            let mut statement = conn.prepare_cached(sql)?;
+            let ids = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<u32>>>()?;
+            Ok(ids.into_iter().filter(|&id| dropped.contains(&CollectionId(id))).collect())
+        };
+        let (rows, texts) = (ids("SELECT collection FROM collections")?, ids("SELECT collection FROM texts")?);
+        if rows.is_empty() && texts.is_empty() {
+            return Ok(());
+        }
+        let state = State { clean: false, ..self.state.clone() };
+        let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate)?;
+        for collection in rows {
+            tx.execute("DELETE FROM records WHERE collection = ?1", [collection])?;
+            tx.execute("DELETE FROM collections WHERE collection = ?1", [collection])?;
+        }
+        for collection in texts {
+            text::remove(&tx, collection)?;
+        }
+        state.write(&tx)?;
+        tx.commit()?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// Gives free pages back to the file system where they are a quarter of the file and worth the copying. Files that builds
+    /// before this one made keep theirs. What a crash leaves is the file before or after, or some pages in between: each
+    /// step is a transaction.
+    fn shrink(&self) -> Outcome<()> {
+        let conn = self.conn()?;
+        let number = |pragma: &str| conn.query_row(pragma, [], |row| row.get::<_, i64>(0));
+        let is_worth = |free: i64, pages: i64| free >= SHRINK_PAGES && free * 4 >= pages;
+        if number("PRAGMA auto_vacuum")? != 2
+            || !is_worth(number("PRAGMA freelist_count")?, number("PRAGMA page_count")?)
+        {
+            return Ok(());
+        }
+        loop {
+            let before = number("PRAGMA freelist_count")?;
+            // One page is freed for each row that is asked for.
+            let mut statement = conn.prepare(&format!("PRAGMA incremental_vacuum({SHRINK_STEP})"))?;
+            let mut rows = statement.query([])?;
+            while rows.next()?.is_some() {}
+            drop(rows);
+            let after = number("PRAGMA freelist_count")?;
+            if after == 0 || after >= before {
+                return Ok(());
+            }
+        }
+    }
+
     /// Copies the write-ahead log into the database and cuts it to nothing, so that the next open is fast.
     pub(super) fn checkpoint(&mut self) -> Outcome<()> {
+        self.shrink()?;
         let conn = self.conn()?;
         if !self.state.clean {
             let state = State { clean: true, ..self.state.clone() };

@@ -63,6 +63,13 @@ fn create_sql(collection: u32, tokenizer: Tokenizer) -> String {
     )
 }
 
+/// Removes the text index of `collection`.
+pub(super) fn remove(conn: &Connection, collection: u32) -> Outcome<()> {
+    conn.execute_batch(&format!("DROP TABLE text_{collection}_words; DROP TABLE text_{collection};"))?;
+    conn.execute("DELETE FROM texts WHERE collection = ?1", [collection])?;
+    Ok(())
+}
+
 fn hash(collection: u32, tokenizer: Tokenizer) -> i64 {
     signed(xxh3_64_with_seed(tokenizer.name().as_bytes(), u64::from(collection)))
 }
