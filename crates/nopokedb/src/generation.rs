@@ -202,11 +202,15 @@ impl Generation {
             }
             self.repaired.store(dead, Relaxed);
         }
+        self.rows.forget_lost();
         Ok(view.snapshot.lsn)
     }
 
-    /// Whether so many rows died since the last repair that walks waste time on them.
+    /// Whether so many rows died since the last repair that walks waste time on them, or cannot get through them.
     pub(crate) fn wants_repair(&self) -> bool {
+        if self.rows.lost_any() && self.index.walks_rows() && self.index.graph_len() > 0 {
+            return true;
+        }
         let snapshot = **self.snapshot.load();
         let dead = (snapshot.len - snapshot.live).saturating_sub(self.repaired.load(Relaxed));
         dead > 0 && u64::from(dead) * 10 > u64::from(self.index.graph_len())

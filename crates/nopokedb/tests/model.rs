@@ -364,7 +364,8 @@ fn live(world: World, seed: u64, steps: u64) -> u64 {
         resume_unwind(panic);
     }
     let (asked, found) = life.recall;
-    assert!(asked < 1_000 || found * 100 >= asked * 97, "recall {found} of {asked}");
+    // Few rows in few dimensions: a walk that misses some has met a wall.
+    assert!(asked < 1_000 || found * 1_000 >= asked * 998, "recall {found} of {asked}");
     life.done
 }
 

@@ -9,7 +9,7 @@
 //! Invariant: as in [`super`]: min(k, rows that pass) rows, ascending, with exact distances. A walk that ends short is
 //! followed by a scan.
 
-use super::near::{Near, Probe};
+use super::near::Probe;
 use super::plan::{MEASURED_EF, MEASURED_K, MEASURED_QUERIES, Route};
 use super::topk::{Scored, TopK, by_distance};
 use super::work::Way;
@@ -216,7 +216,7 @@ impl Index {
         let graph_len = self.graph.len().min(view.len());
         let Scratch { probe, walker, .. } = scratch;
         let codes = self.codes();
-        let rows = Near { space: &self.space, codes: codes.as_deref() };
+        let rows = self.near(codes.as_deref());
         if let Some(codes) = rows.codes {
             probe.code.prepare_nibbles(codes.grid(), vector);
         }

@@ -308,9 +308,19 @@ impl Index {
         self.absorber(self.codes().as_deref(), threads).repair(&|slot| may_live(view, slot), stop, &mut builder)
     }
 
+    /// Whether walks need the bytes of the rows they go through, so that a row without bytes is a wall to them.
+    pub(crate) fn walks_rows(&self) -> bool {
+        !self.flat.has_codes()
+    }
+
     /// The codes, if rows have any.
     fn codes(&self) -> Option<Arc<Codes>> {
         self.flat.has_codes().then(|| self.flat.codes())
+    }
+
+    /// The rows as walks see them.
+    fn near<'a>(&'a self, codes: Option<&'a Codes>) -> Near<'a> {
+        Near { space: &self.space, codes, graph: &self.graph }
     }
 
     fn absorber<'a>(&'a self, codes: Option<&'a Codes>, threads: usize) -> Absorb<'a> {
@@ -319,7 +329,7 @@ impl Index {
             alpha: ALPHA,
             adaptive: self.params.metric != Metric::Ip,
         };
-        Absorb { graph: &self.graph, rows: Near { space: &self.space, codes }, params, threads }
+        Absorb { graph: &self.graph, rows: self.near(codes), params, threads }
     }
 
     /// The `k` rows of `view` nearest to `vector` by beam search of width `ef` (exact where that is cheaper), ascending.
@@ -408,7 +418,7 @@ impl Index {
         self.scan(graph_len, vector, k, view, scratch)?;
         let Scratch { probe, walker, top, .. } = scratch;
         let codes = self.codes();
-        let rows = Near { space: &self.space, codes: codes.as_deref() };
+        let rows = self.near(codes.as_deref());
         if let Some(codes) = rows.codes {
             probe.code.prepare_nibbles(codes.grid(), vector);
         }

@@ -3,10 +3,13 @@
 //! Invariants:
 //! 1. Distances of one probe rank rows about as the exact ones do; those of a caller's vector and those of a row are on the
 //!    same scale, so they can be compared with each other.
-//! 2. With codes every row below the length has a distance, even when its bytes are gone.
+//! 2. With codes every row below the length has a distance, even when its bytes are gone. Without them a node whose bytes are
+//!    gone is as far as the rows of its chain, which equal it; one without a chain is infinitely far, a wall to walks, and
+//!    has to be taken out of the graph (`Generation::wants_repair`).
 //!
 //! Threading: as the arrays behind it.
 
+use super::hnsw::graph::Graph;
 use super::space::{self, Space};
 use crate::error::Result;
 use crate::vectors::code_query::CodeQuery;
@@ -18,6 +21,7 @@ pub(crate) struct Near<'a> {
     pub(crate) space: &'a Space,
     /// `None` where rows are so short that codes would not pay.
     pub(crate) codes: Option<&'a Codes>,
+    pub(crate) graph: &'a Graph,
 }
 
 /// A vector prepared to be compared with rows. Reused between searches.
@@ -35,7 +39,14 @@ impl Near<'_> {
                 probe.code.prepare_row(codes, slot);
                 Ok(true)
             }
-            None => self.space.probe_row(slot, &mut probe.exact),
+            None => {
+                for row in self.chain(slot) {
+                    if self.space.probe_row(row, &mut probe.exact)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
         }
     }
 
@@ -44,12 +55,32 @@ impl Near<'_> {
         out.clear();
         let Some(codes) = self.codes else {
             for &slot in slots {
-                out.push(self.space.exact(&probe.exact, slot)?.unwrap_or(f32::INFINITY));
+                let distance = match self.space.exact(&probe.exact, slot)? {
+                    Some(distance) => distance,
+                    None => self.distance_of_chain(probe, slot)?,
+                };
+                out.push(distance);
             }
             return Ok(());
         };
         probe.code.near_many(codes, slots, out);
         Ok(())
+    }
+
+    /// A node and the rows that equal it.
+    fn chain(&self, node: u32) -> impl Iterator<Item = u32> {
+        std::iter::successors(Some(node), |&row| self.graph.twin(row))
+    }
+
+    /// The distance of a node whose bytes are gone.
+    #[cold]
+    fn distance_of_chain(&self, probe: &Probe, node: u32) -> Result<f32> {
+        for row in self.chain(node).skip(1) {
+            if let Some(distance) = self.space.exact(&probe.exact, row)? {
+                return Ok(distance);
+            }
+        }
+        Ok(f32::INFINITY)
     }
 
     /// How far estimates stray, per root of a distance; see [`super::hnsw::beam::Stop`].

@@ -1,13 +1,16 @@
 //! The index's promises.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use proptest::prelude::*;
 
+use super::space::{Space, Stored};
 use super::testing::{Holes, Random, Rows, absorb_all, built, index, oracle, recall, truth};
 use super::{Index, Scratch};
+use crate::error::Result;
 use crate::types::{Metric, Slot};
-use crate::vectors::Visibility;
+use crate::vectors::{VectorSource, Visibility};
 
 const METRICS: [Metric; 3] = [Metric::Cosine, Metric::L2, Metric::Ip];
 
@@ -231,6 +234,71 @@ fn churn_keeps_recall() {
         }
         let (got, fresh) = (found as f64 / 600.0, fresh(500 * round, upto));
         assert!(got >= fresh - 0.02, "round {round}: recall {got}, a fresh graph has {fresh}");
+    }
+}
+
+/// Rows of which some have lost their bytes.
+struct Worn {
+    rows: Rows,
+    gone: Vec<bool>,
+}
+
+impl VectorSource for Worn {
+    fn with_vector(&self, slot: Slot, f: &mut dyn FnMut(&[f32])) -> Result<()> {
+        if self.gone[slot.index()] { Ok(()) } else { self.rows.with_vector(slot, f) }
+    }
+
+    fn dim(&self) -> usize {
+        self.rows.dim
+    }
+}
+
+#[test]
+fn rows_without_bytes_are_no_walls_in_a_graph_without_codes() {
+    // On a line each row's way to the next leads through its neighbours. Two rows of three are written again, so that they
+    // hang on the chain of the one that dies; then the bytes of those that died go.
+    let n = 1_000;
+    let line = Rows::new(1, 2 * n, |i, _| (i % n * 37 % n) as f32);
+    let mut index = built(&line, Metric::L2);
+    let mut view = Holes::all(2 * n);
+    for i in 0..n {
+        view.dead[if i % 3 == 0 { n + i } else { i }] = true;
+    }
+    index.repair(1, &view, &AtomicBool::new(false)).unwrap();
+    let gone = view.dead.clone();
+    index.space = Space::new(Metric::L2, Arc::new(Worn { rows: line.clone(), gone }), Stored::new());
+    for q in 0..n {
+        let expected = truth(&line, Metric::L2, line.row(q), 10, &view);
+        let got = index.search_graph(line.row(q), 10, 30, &view, &mut Scratch::new()).unwrap();
+        assert!(got.iter().zip(&expected).all(|(g, e)| f64::from(g.0) == e.0), "{got:?} for {expected:?}");
+    }
+}
+
+#[test]
+fn churn_along_a_line_hides_nothing() {
+    // On a line a repaired node has nothing but its two neighbours to be found through: behind a stretch of dead rows, the
+    // next live one is several links away.
+    let (live, rounds, each) = (2_000, 12, 700);
+    let (rows, queries) = Rows::gaussian(1, live + rounds * each + 200, 9).split(200);
+    let index = index(&rows, Metric::L2);
+    let mut view = Holes::all(rows.len());
+    let (stop, mut scratch, mut random) = (AtomicBool::new(false), Scratch::new(), Random(1));
+    view.len = u32::try_from(live).unwrap();
+    for round in 0..rounds {
+        for _ in 0..each {
+            let upto = view.len as usize;
+            let dead = std::iter::repeat_with(|| random.below(upto)).find(|&i| !view.dead[i]).unwrap();
+            view.dead[dead] = true;
+            view.len += 1;
+        }
+        index.absorb(view.len, 1, &view, &stop).unwrap();
+        index.repair(1, &view, &stop).unwrap();
+        for q in 0..queries.len() {
+            let query = queries.row(q);
+            let expected = truth(&rows, Metric::L2, query, 10, &view);
+            let got = index.search_graph(query, 10, 50, &view, &mut scratch).unwrap();
+            assert!(got.iter().zip(&expected).all(|(g, e)| g.1.0 == e.1), "round {round}: {got:?} for {expected:?}");
+        }
     }
 }
 

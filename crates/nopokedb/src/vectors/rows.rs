@@ -90,6 +90,8 @@ pub(crate) struct Rows {
     expires: ChunkedU64,
     /// Whether a row expires.
     expiring: AtomicBool,
+    /// Whether a slot's bytes went since it was last asked.
+    lost: AtomicBool,
     /// The slots there is room for.
     reserved: AtomicUsize,
     segments: SharedSegments,
@@ -106,6 +108,7 @@ impl Rows {
             died: ChunkedU64::new(),
             expires: ChunkedU64::new(),
             expiring: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             reserved: AtomicUsize::new(0),
             segments,
         }
@@ -132,7 +135,7 @@ impl Rows {
         let i = slot.index();
         self.ids.at(i).store(id.0, Relaxed);
         self.lsns.at(i).store(lsn.0, Relaxed);
-        self.locs.at(i).store(loc.0, Release);
+        self.relocate(slot, loc);
     }
 
     /// Marks a slot dead from `lsn` on. Writer only.
@@ -169,6 +172,19 @@ impl Rows {
     /// Points a slot to where compaction put its row (or to [`GONE`]). Under the commit lock only.
     pub(crate) fn relocate(&self, slot: Slot, loc: Loc) {
         self.locs.at(slot.index()).store(loc.0, Release);
+        if loc == GONE {
+            self.lost.store(true, Relaxed);
+        }
+    }
+
+    /// Whether the bytes of a slot went since this was last forgotten.
+    pub(crate) fn lost_any(&self) -> bool {
+        self.lost.load(Relaxed)
+    }
+
+    /// Forgets that slots lost their bytes: nothing leads to them any more.
+    pub(crate) fn forget_lost(&self) {
+        self.lost.store(false, Relaxed);
     }
 
     /// The slot's external id.

@@ -136,13 +136,19 @@ impl Absorb<'_> {
     fn relink(&self, w: &mut Worker, node: u32, stays: &[bool]) -> Result<Vec<u32>> {
         w.words.clear();
         let old: Vec<u32> = self.graph.links(node).collect();
+        let len = stays.len();
         let stays = |word: &u32| stays.get(slot_of(*word) as usize) == Some(&true);
         w.words.extend(old.iter().copied().filter(stays));
-        let mut known: HashSet<u32> = w.words.iter().map(|&word| slot_of(word)).collect();
+        let mut known: HashSet<u32> = old.iter().map(|&word| slot_of(word)).collect();
         known.insert(node);
-        for dead in old.iter().filter(|&word| !stays(word)) {
-            let beyond = self.graph.links(slot_of(*dead)).map(slot_of).filter(|n| stays(n) && known.insert(*n));
-            w.words.extend(beyond);
+        // Where whole stretches are dead, what lies beyond them is several links away.
+        let mut dead: Vec<u32> = old.iter().filter(|&word| !stays(word)).map(|&word| slot_of(word)).collect();
+        let mut done = 0;
+        while done < dead.len() && w.words.len() < MAX_CANDIDATES {
+            for next in self.graph.links(dead[done]).map(slot_of).filter(|n| (*n as usize) < len && known.insert(*n)) {
+                if stays(&next) { w.words.push(next) } else { dead.push(next) }
+            }
+            done += 1;
         }
         if !self.rows.probe_row(node, &mut w.probe)? {
             w.words.truncate(self.graph.capacity());
