@@ -208,9 +208,13 @@ mod tests {
     }
 
     fn refused(vfs: &dyn Vfs, dir: &Path) -> String {
-        let start = Instant::now();
-        let error = acquire(vfs, dir, 0).unwrap_err();
-        assert!(start.elapsed() < Duration::from_millis(100));
+        let try_once = || {
+            let start = Instant::now();
+            (acquire(vfs, dir, 0).unwrap_err(), start.elapsed())
+        };
+        // The machine may be busy just then; waiting would be seen in every try.
+        let (error, least) = (0..5).map(|_| try_once()).min_by_key(|tried| tried.1).unwrap();
+        assert!(least < Duration::from_millis(100), "{least:?}");
         assert_eq!(error.kind(), ErrorKind::Locked);
         error.message().to_string()
     }
@@ -279,9 +283,14 @@ mod tests {
     fn a_waiter_gets_the_lock_when_it_is_let_go_and_gives_up_in_time_otherwise() {
         let (disk, dir) = sim();
         let held = acquire(&disk, dir, 0).unwrap();
-        let start = Instant::now();
-        assert!(acquire(&disk, dir, 60).unwrap_err().message().contains("within 60 ms"));
-        assert!((60..400).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+        let give_up = || {
+            let start = Instant::now();
+            assert!(acquire(&disk, dir, 60).unwrap_err().message().contains("within 60 ms"));
+            start.elapsed().as_millis()
+        };
+        // The machine may be busy just then; waiting for too long would be seen in every try.
+        let least = (0..5).map(|_| give_up()).min().unwrap();
+        assert!((60..400).contains(&least), "{least} ms");
         let release = thread::spawn(move || {
             thread::sleep(Duration::from_millis(40));
             drop(held);
