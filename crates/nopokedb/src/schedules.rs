@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::commit::queue::GroupCommit;
 use crate::commit::reserve::Reservations;
 use crate::error::ErrorKind;
-use crate::generation::Generation;
+use crate::generation::{Generation, StoredRow};
 use crate::index::testing::{Holes, Rows, truth};
 use crate::index::{Index, IndexParams, Scratch};
 use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
@@ -177,7 +177,9 @@ fn a_batch_is_seen_whole_or_not_at_all_in_any_schedule() {
             for id in [7, 8] {
                 let lsn = Lsn(version * 10 + id);
                 apply.delete(RecordId(id), lsn);
-                apply.row(RecordId(id), lsn, Loc::new(SegmentNo(1), version), &[0.5]).unwrap();
+                let loc = Loc::new(SegmentNo(1), version);
+                let row = StoredRow { id: RecordId(id), lsn, loc, died: Lsn(0), expires_ms: 0 };
+                apply.row(&row, &[0.5]).unwrap();
             }
             apply.publish(Lsn(version * 10 + 9));
         }
@@ -250,6 +252,26 @@ fn searches_see_every_row_while_lists_change_in_any_schedule() {
         reader.join().unwrap();
         answers(&index, &rows, &Holes::all(ROWS), true);
         assert!(index.check(&Holes::all(ROWS)).is_sound(), "{:?}", index.check(&Holes::all(ROWS)));
+    });
+}
+
+#[test]
+fn a_row_that_joins_a_chain_during_a_search_is_found_once_in_any_schedule() {
+    // Few rows, so that many schedules have the search between the chain's new link and the graph's new length.
+    in_many_schedules("chains under searches", 4, || {
+        let rows = Rows::new(2, 4, |i, d| if d == 0 { [5.0, 9.0, 5.0, 5.0][i] } else { 1.0 });
+        let params = IndexParams { graph_from: 0, ..IndexParams::new(2, Metric::L2, 2, 8) };
+        let index = Arc::new(Index::new(params, Arc::new(rows.clone())));
+        let never = std::sync::atomic::AtomicBool::new(false);
+        index.append(Slot(0), &rows.data).unwrap();
+        index.absorb(2, 1, &Holes::all(2), &never).unwrap();
+        let reader = {
+            let (index, rows) = (index.clone(), rows.clone());
+            thread::spawn(move || (0..2).for_each(|_| answers(&index, &rows, &Holes::all(4), false)))
+        };
+        index.absorb(4, 1, &Holes::all(4), &never).unwrap();
+        reader.join().unwrap();
+        answers(&index, &rows, &Holes::all(4), true);
     });
 }
 
