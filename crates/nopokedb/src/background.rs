@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::engine::Engine;
+use crate::engine::{CollectionCore, Engine};
 use crate::error::Result;
 
 /// Expired rows are deleted so often at most, all that there are at once.
@@ -223,9 +223,9 @@ impl Engine {
         }
     }
 
-    /// Moves tail rows into the graphs.
-    pub(crate) fn index_tails(&self) -> Result<()> {
-        for collection in self.all_collections() {
+    /// Moves tail rows of these collections into their graphs.
+    pub(crate) fn index_tails(&self, busy: &[Arc<CollectionCore>]) -> Result<()> {
+        for collection in busy {
             let generation = collection.generation();
             while generation.lag(generation.index.len()) > 0 && !self.background.stop.load(SeqCst) {
                 generation.absorb(self.build_threads(), &self.background.stop)?;
@@ -236,25 +236,40 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes dead rows out of the graphs where they are many.
-    pub(crate) fn repair_worn_graphs(&self) -> Result<()> {
-        for generation in self.all_collections().iter().map(|c| c.generation()).filter(|g| g.wants_repair()) {
+    /// Takes dead rows out of the graphs of these collections where they are many.
+    pub(crate) fn repair_worn_graphs(&self, busy: &[Arc<CollectionCore>]) -> Result<()> {
+        for generation in busy.iter().map(|c| c.generation()).filter(|g| g.wants_repair()) {
             generation.repair(self.build_threads(), &self.background.stop)?;
         }
         Ok(())
     }
 
+    /// Calls `work` with the collections that something happened to since the last round. A collection that nothing happened
+    /// to costs nothing. What goes wrong is tried again with the same ones.
+    pub(crate) fn with_busy(&self, work: impl FnOnce(&[Arc<CollectionCore>]) -> Result<()>) -> Result<()> {
+        let busy = self.take_busy();
+        let outcome = work(&busy);
+        if outcome.is_err() {
+            self.look_at(busy.iter().map(|collection| collection.id));
+        }
+        outcome
+    }
+
     /// Work that came with writes: graphs first, then whatever makes the directory and memory smaller.
     fn busy_round(&self) -> Result<()> {
-        self.index_tails()?;
+        self.with_busy(|busy| self.work_on(busy))
+    }
+
+    fn work_on(&self, busy: &[Arc<CollectionCore>]) -> Result<()> {
+        self.index_tails(busy)?;
         if self.background.stop.load(SeqCst) {
             return Ok(());
         }
         self.seal_segments()?;
-        self.rebuild_collections()?;
-        self.repair_worn_graphs()?;
+        self.rebuild_collections(busy)?;
+        self.repair_worn_graphs(busy)?;
         self.compact_log()?;
-        self.checkpoint_if_due()
+        self.checkpoint_if_due(busy)
     }
 
     /// Work for a log that has been idle so long: what comes `next`, if its time has come. First the watermark, which makes damage to

@@ -7,10 +7,11 @@
 //! 3. The target is locked meanwhile, as if it were open.
 //! 4. Index images go along, after the log; they are caches, and the target does without them.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::PoisonError;
 
-use crate::checkpoint::ImageOf;
+use crate::checkpoint::{ImageOf, Images};
 use crate::engine::Engine;
 use crate::error::{Error, IoContext, Result};
 use crate::io::atomic::create_dir_durable;
@@ -91,19 +92,20 @@ impl Engine {
         let vfs = &*self.vfs;
         let folder = target.join("index");
         let database = self.lock_log().db_uuid();
-        let mut wanted = Vec::new();
+        let mut wanted = HashSet::new();
+        let listed = Images::list(vfs, self.dir())?;
         for collection in self.all_collections() {
             // Whoever writes or removes an image holds this.
-            let _written = collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
+            let written = collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
             let from = self.image_of(database, &collection);
             let to = ImageOf { dir: target, ..from };
-            if let Some(image) = from.found()?.into_iter().find(|image| *image <= lsn) {
+            if let Some(image) = from.found(&listed, *written)?.into_iter().find(|image| *image <= lsn) {
                 vfs.create_dir_all(&folder).context("create the directory", &folder)?;
                 match from.copy(&to, image)? {
                     Some(bytes) => (copied.files, copied.bytes) = (copied.files + 1, copied.bytes + bytes),
                     None => copied.kept += 1,
                 }
-                wanted.push(to.path(image));
+                wanted.insert(to.path(image));
             }
         }
         if vfs.kind(&folder).context("look at", &folder)? != Some(EntryKind::Dir) {

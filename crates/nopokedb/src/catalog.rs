@@ -66,7 +66,7 @@ impl Engine {
             tokenizer: options.tokenizer.unwrap_or_default(),
         };
         entries.push(entry.clone());
-        log.set_collections(&entries)?;
+        log.set_collections(entries)?;
         self.applier.tokenizers().set(id, entry.tokenizer);
         let params = index_params(&entry, &self.options);
         let generation = Generation::new(&params, &self.segments, &self.options.clock);
@@ -86,7 +86,7 @@ impl Engine {
         entries.iter_mut().filter(|e| e.id == collection.id).for_each(|e| e.model = Some(given.to_owned()));
         // Somebody may have named one while this thread waited for the lock.
         if collection.model.get().is_none() {
-            log.set_collections(&entries)?;
+            log.set_collections(entries)?;
             let _ = collection.model.set(given.to_owned());
         }
         Ok(())
@@ -100,7 +100,7 @@ impl Engine {
         let mut log = self.lock_log();
         let mut entries = self.current_entries(log.collections());
         entries.iter_mut().filter(|e| e.id == collection.id).for_each(|e| e.tokenizer = wanted);
-        log.set_collections(&entries)?;
+        log.set_collections(entries)?;
         tokenizers.set(collection.id, wanted);
         Ok(())
     }
@@ -120,7 +120,7 @@ impl Engine {
             entry.name.clear();
             entry.model = None;
         }
-        log.set_collections(&entries)?;
+        log.set_collections(entries)?;
         collection.dropped.store(true, SeqCst);
         self.remove_collection(collection.id);
         self.applier.forget(collection.id);
@@ -135,11 +135,6 @@ impl Engine {
         let mut names: Vec<String> = self.all_collections().iter().map(|c| c.name.clone()).collect();
         names.sort_unstable();
         names
-    }
-
-    /// The collection called `name`, if there is one.
-    pub(crate) fn find_collection(&self, name: &str) -> Option<Arc<CollectionCore>> {
-        self.with_collections(|collections| collections.values().find(|c| c.name == name).cloned())
     }
 
     /// The log's table of collections with the ids that were given out since it was written.

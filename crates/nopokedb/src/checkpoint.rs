@@ -7,7 +7,7 @@
 //!    removes the older.
 //! 3. Whatever is wrong with an image, the answer is to set it aside and to build from the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
@@ -23,6 +23,45 @@ use crate::vectors::Visibility;
 const MIN_SLOTS: usize = 256;
 /// An image is due when this many slots, and a quarter of the graph, were absorbed since the last one.
 const MIN_NEW_SLOTS: u32 = 50_000;
+
+/// The images in a directory. It is listed once for all collections: there may be many of both.
+#[derive(Debug, Default)]
+pub(crate) struct Images {
+    newest_first: HashMap<CollectionId, Vec<Lsn>>,
+}
+
+impl Images {
+    /// What is in the folder of images of the database in `dir`.
+    pub(crate) fn list(vfs: &dyn Vfs, dir: &Path) -> Result<Images> {
+        let (folder, mut images) = (dir.join("index"), Images::default());
+        if vfs.kind(&folder).context("look at", &folder)?.is_none() {
+            return Ok(images);
+        }
+        for entry in vfs.list(&folder).context("list", &folder)? {
+            if let Some((collection, lsn)) = parse_name(&entry.name) {
+                images.newest_first.entry(collection).or_default().push(lsn);
+            }
+        }
+        images.newest_first.values_mut().for_each(|lsns| lsns.sort_unstable_by(|a, b| b.cmp(a)));
+        Ok(images)
+    }
+
+    fn of(&self, collection: CollectionId) -> &[Lsn] {
+        self.newest_first.get(&collection).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn name_of(collection: CollectionId, lsn: Lsn) -> String {
+    format!("{:08x}-{:016x}.idx", collection.0, lsn.0)
+}
+
+/// Whose image a name stands for, and of when.
+fn parse_name(name: &str) -> Option<(CollectionId, Lsn)> {
+    let (collection, lsn) = name.strip_suffix(".idx")?.split_once('-')?;
+    let collection = CollectionId(u32::from_str_radix(collection, 16).ok()?);
+    let lsn = Lsn(u64::from_str_radix(lsn, 16).ok()?);
+    (name == name_of(collection, lsn)).then_some((collection, lsn))
+}
 
 /// Whose directory and rows an image belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -41,30 +80,29 @@ impl ImageOf<'_> {
     }
 
     pub(crate) fn path(&self, lsn: Lsn) -> PathBuf {
-        self.folder().join(format!("{:08x}-{:016x}.idx", self.collection.0, lsn.0))
+        self.folder().join(name_of(self.collection, lsn))
     }
 
     fn stamp(&self, lsn: Lsn) -> ImageStamp {
         ImageStamp { database: self.database, collection: self.collection, lsn }
     }
 
-    /// The LSNs of this collection's images, newest first.
-    pub(crate) fn found(&self) -> Result<Vec<Lsn>> {
-        let folder = self.folder();
-        if self.vfs.kind(&folder).context("look at", &folder)?.is_none() {
-            return Ok(Vec::new());
-        }
-        let prefix = format!("{:08x}-", self.collection.0);
-        let lsn = |name: &str| u64::from_str_radix(name.strip_prefix(&prefix)?.strip_suffix(".idx")?, 16).ok();
-        let entries = self.vfs.list(&folder).context("list", &folder)?;
-        let mut found: Vec<Lsn> = entries.iter().filter_map(|e| lsn(&e.name)).map(Lsn).collect();
+    /// The LSNs of this collection's images, newest first: those of `listed` that are there still, and the one that was
+    /// `written` last.
+    pub(crate) fn found(&self, listed: &Images, written: Lsn) -> Result<Vec<Lsn>> {
+        let mut found: Vec<Lsn> = listed.of(self.collection).iter().copied().filter(|lsn| *lsn != written).collect();
+        found.extend(Some(written).filter(|lsn| *lsn != Lsn(0)));
         found.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(found)
+        let there = |lsn: Lsn| {
+            let path = self.path(lsn);
+            Ok(self.vfs.kind(&path).context("look at", &path)?.is_some().then_some(lsn))
+        };
+        found.into_iter().filter_map(|lsn| there(lsn).transpose()).collect()
     }
 
-    /// The newest image that is whole and reflects nothing beyond `last`. The others are removed.
-    pub(crate) fn load(&self, params: &IndexParams, last: Lsn) -> Result<Option<(Lsn, Image)>> {
-        for lsn in self.found()? {
+    /// The newest of the `listed` images that is whole and reflects nothing beyond `last`. The others are removed.
+    pub(crate) fn load(&self, listed: &Images, params: &IndexParams, last: Lsn) -> Result<Option<(Lsn, Image)>> {
+        for &lsn in listed.of(self.collection) {
             let path = self.path(lsn);
             match Index::read_image(self.vfs, &path, self.stamp(last), params) {
                 Ok(image) => return Ok(Some((lsn, image))),
@@ -83,13 +121,13 @@ impl ImageOf<'_> {
         self.vfs.remove_file(&path).context("remove", &path)
     }
 
-    /// What the images take on the disk.
-    fn bytes(&self) -> Result<u64> {
-        let length = |lsn| {
-            let path = self.path(lsn);
+    /// What these images take on the disk.
+    fn bytes(&self, found: &[Lsn]) -> Result<u64> {
+        let length = |lsn: &Lsn| {
+            let path = self.path(*lsn);
             self.vfs.open(&path, OpenMode::Read).and_then(|file| file.len()).context("read the length of", &path)
         };
-        self.found()?.into_iter().map(length).sum()
+        found.iter().map(length).sum()
     }
 
     /// Copies the image of `lsn` to another directory; its bytes, or `None` if it is there already.
@@ -118,11 +156,16 @@ impl ImageOf<'_> {
 
     /// Reads all images through: how many there are, and what is wrong with them. An image must hold every live row up to
     /// its LSN, or the next opening would not use it.
-    pub(crate) fn audit(&self, collection: &CollectionCore, last: Lsn) -> Result<(u64, Vec<String>)> {
+    pub(crate) fn audit(
+        &self,
+        listed: &Images,
+        (collection, written): (&CollectionCore, Lsn),
+        last: Lsn,
+    ) -> Result<(u64, Vec<String>)> {
         let (mut images, mut wrong) = (0, Vec::new());
         let generation = collection.generation();
         let view = generation.stored();
-        for lsn in self.found()? {
+        for lsn in self.found(listed, written)? {
             images += 1;
             match Index::read_image(self.vfs, &self.path(lsn), self.stamp(last), generation.index.params()) {
                 Ok(image) => {
@@ -144,12 +187,13 @@ impl ImageOf<'_> {
     }
 
     /// Writes the image of `collection`, unless it is small or on the disk already.
-    fn write(&self, collection: &CollectionCore) -> Result<()> {
-        self.write_if_newer(collection, &mut collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner))
+    fn write(&self, listed: &Images, collection: &CollectionCore) -> Result<()> {
+        let mut written = collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write_if_newer(listed, collection, &mut written)
     }
 
     /// As [`ImageOf::write`], for who has made sure that nobody else writes one; `written` is the image that is there.
-    fn write_if_newer(&self, collection: &CollectionCore, written: &mut Lsn) -> Result<()> {
+    fn write_if_newer(&self, listed: &Images, collection: &CollectionCore, written: &mut Lsn) -> Result<()> {
         let generation = collection.generation();
         let lsns: Vec<u64> = (0..generation.view().snapshot.len).map(|s| generation.rows.lsn(Slot(s)).0).collect();
         let lsn = Lsn(lsns.last().copied().unwrap_or_default());
@@ -161,8 +205,8 @@ impl ImageOf<'_> {
         // leave no name in it to be relied upon.
         self.vfs.create_dir_all(&self.folder()).context("create the directory", &self.folder())?;
         generation.index.write_image(self.vfs, &self.path(lsn), self.stamp(lsn), &lsns)?;
-        *written = lsn;
-        self.found()?.into_iter().filter(|&other| other != lsn).try_for_each(|other| self.remove(other))
+        let before = std::mem::replace(written, lsn);
+        self.found(listed, before)?.into_iter().filter(|&other| other != lsn).try_for_each(|other| self.remove(other))
     }
 }
 
@@ -209,8 +253,9 @@ impl Engine {
     pub(crate) fn checkpoint(&self) -> Result<()> {
         let sqlite = self.applier.checkpoint();
         let database = self.place_of_images()?;
+        let listed = Images::list(&*self.vfs, self.dir())?;
         for collection in self.all_collections() {
-            self.image_of(database, &collection).write(&collection)?;
+            self.image_of(database, &collection).write(&listed, &collection)?;
         }
         sqlite
     }
@@ -242,30 +287,33 @@ impl Engine {
         remove_images_but(&*self.vfs, self.dir(), &|id| {
             id.is_none_or(|id| self.with_collections(|c| c.contains_key(&id)))
         })?;
+        let listed = Images::list(&*self.vfs, self.dir())?;
         for collection in self.all_collections() {
             let images = self.image_of(database, &collection);
+            let mut written = collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = images.found(&listed, *written)?;
             let memory = collection.generation().index.memory();
             let worth = (memory.graph + memory.codes) as u64;
-            let mut written = collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
-            if images.bytes()? > 2 * worth + self.spare() {
+            if images.bytes(&found)? > 2 * worth + self.spare() {
                 *written = Lsn(0);
-                images.found()?.into_iter().try_for_each(|lsn| images.remove(lsn))?;
-                images.write_if_newer(&collection, &mut written)?;
+                found.into_iter().try_for_each(|lsn| images.remove(lsn))?;
+                images.write_if_newer(&listed, &collection, &mut written)?;
             }
         }
         Ok(())
     }
 
-    /// Writes the index images of collections that have grown much since their last.
-    pub(crate) fn checkpoint_if_due(&self) -> Result<()> {
-        for collection in self.all_collections() {
+    /// Writes the index images of those of these collections that have grown much since their last.
+    pub(crate) fn checkpoint_if_due(&self, busy: &[Arc<CollectionCore>]) -> Result<()> {
+        for collection in busy {
             let generation = collection.generation();
             let graph_len = generation.index.graph_len();
             let written = *collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
             let new = (0..graph_len).rev().take_while(|&slot| generation.rows.lsn(Slot(slot)) > written).count();
             if new >= MIN_NEW_SLOTS.max(graph_len / 4) as usize {
                 let database = self.place_of_images()?;
-                self.image_of(database, &collection).write(&collection)?;
+                let listed = Images::list(&*self.vfs, self.dir())?;
+                self.image_of(database, collection).write(&listed, collection)?;
             }
         }
         Ok(())
@@ -280,5 +328,28 @@ impl Engine {
 
     pub(crate) fn image_of(&self, database: [u8; 16], collection: &CollectionCore) -> ImageOf<'_> {
         ImageOf { vfs: &*self.vfs, dir: self.dir(), database, collection: collection.id, read_only: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_this_version_writes_are_those_of_images() {
+        let (collection, lsn) = (CollectionId(0x1F), Lsn(0xAB));
+        assert_eq!(name_of(collection, lsn), "0000001f-00000000000000ab.idx");
+        assert_eq!(parse_name("0000001f-00000000000000ab.idx"), Some((collection, lsn)));
+        for name in [
+            "1f-ab.idx",
+            "0000001F-00000000000000ab.idx",
+            "+000001f-00000000000000ab.idx",
+            "10000001f-00000000000000ab.idx",
+            "0000001f-00000000000000ab.idx.tmp",
+            "0000001f.idx",
+            "",
+        ] {
+            assert_eq!(parse_name(name), None, "{name}");
+        }
     }
 }

@@ -94,7 +94,7 @@ impl Engine {
         let mut log = self.lock_log();
         let entries = self.current_entries(log.collections());
         let dead = dead_rows(&log);
-        log.replace_segments(&done.old, done.new.clone(), &entries, &|no| count(&dead, no))?;
+        log.replace_segments(&done.old, done.new.clone(), entries, &|no| count(&dead, no))?;
         let mut both: Vec<Arc<Segment>> = self.segments.load().iter().cloned().collect();
         both.extend(done.new.clone());
         self.segments.store(Arc::new(SegmentTable::new(both)));

@@ -9,7 +9,7 @@
 //! 3. An error while applying a durable frame stops all further writes (memory no longer equals the log); reads go on at
 //!    the last published snapshot, and reopening replays the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -44,7 +44,9 @@ pub(crate) struct Engine {
     log: Mutex<Log>,
     pub(crate) queue: GroupCommit<Batch, ()>,
     pub(crate) segments: SharedSegments,
-    collections: RwLock<BTreeMap<CollectionId, Arc<CollectionCore>>>,
+    collections: RwLock<Collections>,
+    /// Those that the background worker has to look at: rows came or went, or work was left over. It visits no others.
+    busy: Mutex<BTreeSet<CollectionId>>,
     pub(crate) applier: Applier,
     pub(crate) background: Background,
     /// Held while full segments get their footers: one caller at a time.
@@ -75,6 +77,20 @@ pub(crate) struct Parts {
     pub(crate) collections: BTreeMap<CollectionId, Arc<CollectionCore>>,
     pub(crate) applier: Applier,
     pub(crate) imported: Option<Imported>,
+}
+
+/// The collections in memory, by number and by name.
+#[derive(Debug, Default)]
+struct Collections {
+    by_id: BTreeMap<CollectionId, Arc<CollectionCore>>,
+    by_name: HashMap<String, CollectionId>,
+}
+
+impl Collections {
+    fn of(by_id: BTreeMap<CollectionId, Arc<CollectionCore>>) -> Self {
+        let by_name = by_id.values().map(|c| (c.name.clone(), c.id)).collect();
+        Collections { by_id, by_name }
+    }
 }
 
 /// One collection in memory.
@@ -154,7 +170,8 @@ impl Engine {
             log: Mutex::new(parts.log),
             queue: GroupCommit::new(),
             segments: parts.segments,
-            collections: RwLock::new(parts.collections),
+            busy: Mutex::new(parts.collections.keys().copied().collect()),
+            collections: RwLock::new(Collections::of(parts.collections)),
             applier: parts.applier,
             background: Background::new(),
             sealing: Mutex::default(),
@@ -182,8 +199,8 @@ impl Engine {
 
     /// The collection numbered `id`.
     pub(crate) fn collection(&self, id: CollectionId) -> Result<Arc<CollectionCore>> {
-        let collections = self.collections.read().unwrap_or_else(PoisonError::into_inner);
-        collections.get(&id).cloned().ok_or_else(|| Error::argument(format!("there is no collection {}", id.0)))
+        let found = self.with_collections(|collections| collections.get(&id).cloned());
+        found.ok_or_else(|| Error::argument(format!("there is no collection {}", id.0)))
     }
 
     /// The collection every database has.
@@ -201,17 +218,42 @@ impl Engine {
         &self,
         look: impl FnOnce(&BTreeMap<CollectionId, Arc<CollectionCore>>) -> R,
     ) -> R {
-        look(&self.collections.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.collections.read().unwrap_or_else(PoisonError::into_inner).by_id)
+    }
+
+    /// The collection called `name`, if there is one.
+    pub(crate) fn find_collection(&self, name: &str) -> Option<Arc<CollectionCore>> {
+        let collections = self.collections.read().unwrap_or_else(PoisonError::into_inner);
+        collections.by_id.get(collections.by_name.get(name)?).cloned()
     }
 
     /// Adds a collection to memory. Under the commit lock.
     pub(crate) fn insert_collection(&self, collection: Arc<CollectionCore>) {
-        self.collections.write().unwrap_or_else(PoisonError::into_inner).insert(collection.id, collection);
+        let mut collections = self.collections.write().unwrap_or_else(PoisonError::into_inner);
+        collections.by_name.insert(collection.name.clone(), collection.id);
+        collections.by_id.insert(collection.id, collection);
     }
 
     /// Takes a collection out of memory. Under the commit lock.
     pub(crate) fn remove_collection(&self, id: CollectionId) {
-        self.collections.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let mut collections = self.collections.write().unwrap_or_else(PoisonError::into_inner);
+        // A newer collection may have the name by now.
+        if let Some(removed) = collections.by_id.remove(&id)
+            && collections.by_name.get(&removed.name) == Some(&id)
+        {
+            collections.by_name.remove(&removed.name);
+        }
+    }
+
+    /// Has the background worker look at these collections in its next round.
+    pub(crate) fn look_at(&self, ids: impl Iterator<Item = CollectionId>) {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).extend(ids);
+    }
+
+    /// What the background worker has to look at, taken over by it.
+    pub(crate) fn take_busy(&self) -> Vec<Arc<CollectionCore>> {
+        let busy = std::mem::take(&mut *self.busy.lock().unwrap_or_else(PoisonError::into_inner));
+        self.with_collections(|collections| busy.iter().filter_map(|id| collections.get(id).cloned()).collect())
     }
 
     /// Refuses options that contradict what is stored, naming both.

@@ -13,6 +13,7 @@
 //!
 //! Threading: who refreshes holds the commit lock. Searches take no lock, as in a database that is written.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -140,9 +141,11 @@ impl Engine {
     /// The background's round: what came, and memory's upkeep.
     pub(crate) fn follow_round(&self) -> Result<()> {
         self.refresh()?;
-        self.index_tails()?;
-        self.rebuild_collections()?;
-        self.repair_worn_graphs()
+        self.with_busy(|busy| {
+            self.index_tails(busy)?;
+            self.rebuild_collections(busy)?;
+            self.repair_worn_graphs(busy)
+        })
     }
 
     /// How long the background of a follower sleeps at most; `None` for a writer's.
@@ -181,7 +184,7 @@ impl Engine {
         placed: &[Placed],
         manifest: Option<&Manifest>,
     ) -> Result<bool> {
-        for entry in manifest.iter().flat_map(|m| &m.collections).filter(|e| !e.is_dropped()) {
+        for entry in manifest.iter().flat_map(|m| m.collections.iter()).filter(|e| !e.is_dropped()) {
             if self.collection(entry.id).is_err() {
                 self.applier.tokenizers().set(entry.id, entry.tokenizer);
                 let params = index_params(entry, &self.options);
@@ -242,8 +245,9 @@ impl Engine {
 
     /// Takes collections out of memory that the manifest has no more.
     fn forget_dropped(&self, entries: &[CollectionEntry]) {
+        let listed: HashSet<_> = entries.iter().filter(|e| !e.is_dropped()).map(|e| e.id).collect();
         for collection in self.all_collections() {
-            if !entries.iter().any(|e| e.id == collection.id && !e.is_dropped()) {
+            if !listed.contains(&collection.id) {
                 collection.dropped.store(true, SeqCst);
                 self.remove_collection(collection.id);
             }
@@ -284,6 +288,7 @@ impl Engine {
         std::mem::swap(log, &mut fresh);
         self.segments.store(Arc::new(follower.table(log)));
         follower.reload.store(false, SeqCst);
+        self.look_at(entries.iter().map(|e| e.id));
         self.background.wake();
         Ok(())
     }

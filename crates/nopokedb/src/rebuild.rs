@@ -26,16 +26,16 @@ fn due(dead: u32, len: u32) -> bool {
 }
 
 impl Engine {
-    /// Rebuilds the collections whose slots are more than half dead. Returns how many were rebuilt.
-    pub(crate) fn rebuild_collections(&self) -> Result<usize> {
-        let mut rebuilt = 0;
-        for collection in self.all_collections() {
+    /// Rebuilds those of these collections whose slots are more than half dead.
+    pub(crate) fn rebuild_collections(&self, busy: &[Arc<CollectionCore>]) -> Result<()> {
+        for collection in busy {
             let snapshot = **collection.generation().snapshot.load();
-            if due(snapshot.len - snapshot.live, snapshot.len) && self.rebuild(&collection)? {
-                rebuilt += 1;
+            if due(snapshot.len - snapshot.live, snapshot.len) && !self.rebuild(collection)? {
+                // Something came in between.
+                self.look_at(std::iter::once(collection.id));
             }
         }
-        Ok(rebuilt)
+        Ok(())
     }
 
     /// Rebuilds one collection; `false` if the worker was told to stop meanwhile.

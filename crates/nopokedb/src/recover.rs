@@ -13,15 +13,14 @@
 //! Invariants: nothing is changed before the lock is held and the stored dimension and metric agree with the caller's;
 //! what is damaged and is a cache is rebuilt; what is damaged and is the log is an error naming file and offset.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 use crate::catalog::DEFAULT_NAME;
-use crate::checkpoint::ImageOf;
-use crate::checkpoint::remove_leftover_images;
+use crate::checkpoint::{ImageOf, Images, remove_leftover_images};
 use crate::clock::Clock;
 use crate::commit::feed::{self, in_lsn_order};
 use crate::engine::{CollectionCore, Engine, Parts, Stored, check_stored};
@@ -188,11 +187,13 @@ impl Restoring<'_> {
         replay.read(&table)?;
         let mut collections = BTreeMap::new();
         replay.check_known(dir, entries)?;
+        let images = Images::list(vfs, dir)?;
         for entry in entries.iter().filter(|e| !e.is_dropped()) {
             let puts = replay.collections.remove(&entry.id).unwrap_or_default();
             let (database, read_only) = (log.db_uuid(), options.read_only);
             let of = ImageOf { vfs, dir, database, collection: entry.id, read_only };
-            let core = restore(of, entry, options, &puts, segments, log.last_lsn())?;
+            let image = of.load(&images, &index_params(entry, options), log.last_lsn())?;
+            let core = restore(of, entry, options, &puts, segments, (log.last_lsn(), image))?;
             collections.insert(entry.id, Arc::new(core));
         }
         // What is left belongs to dropped collections.
@@ -224,7 +225,7 @@ fn keep_build_parameters(
         (entry.m, entry.ef_construction, entry.tokenizer) = wanted;
     }
     if changed {
-        log.set_collections(&entries)?;
+        log.set_collections(entries.clone())?;
     }
     Ok(entries)
 }
@@ -308,7 +309,8 @@ impl Replay {
     /// A collection is in the manifest before it gets its first row, and stays there when it is dropped: rows of an unknown
     /// one mean that the manifest is not the one that was acknowledged.
     fn check_known(&self, dir: &Path, entries: &[CollectionEntry]) -> Result<()> {
-        match self.collections.keys().find(|id| entries.iter().all(|e| e.id != **id)) {
+        let known: HashSet<CollectionId> = entries.iter().map(|e| e.id).collect();
+        match self.collections.keys().find(|id| !known.contains(id)) {
             None => Ok(()),
             Some(id) => {
                 let what = format!("the log holds rows of collection {}, which no intact manifest lists", id.0);
@@ -383,11 +385,10 @@ fn restore(
     options: &Options,
     puts: &Puts,
     segments: &SharedSegments,
-    last: Lsn,
+    (last, image): (Lsn, Option<(Lsn, Image)>),
 ) -> Result<CollectionCore> {
     let params = index_params(entry, options);
     let next_id = entry.next_id.max(puts.next_id);
-    let image = of.load(&params, last)?;
     let (generation, image_lsn) = match image {
         Some((lsn, image)) if puts.fits(&image.lsns, lsn) => {
             (puts.fill_from(image, &params, segments, (last, &options.clock))?, lsn)

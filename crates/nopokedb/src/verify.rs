@@ -14,8 +14,9 @@
 use std::fmt;
 use std::sync::PoisonError;
 
+use crate::checkpoint::Images;
 use crate::engine::{CollectionCore, Engine};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generation::Generation;
 use crate::meta::{MetaRow, Trouble};
 use crate::types::{Lsn, RecordId, Slot};
@@ -103,9 +104,10 @@ impl Engine {
                 }
             }
         }
+        let images = Images::list(&*self.vfs, self.dir());
         for collection in self.all_collections() {
             report.collections += 1;
-            self.verify_collection(&collection, &mut report);
+            self.verify_collection(&collection, &images, &mut report);
         }
         if self.follower.is_none() {
             self.verify_sqlite(&mut report);
@@ -113,7 +115,7 @@ impl Engine {
         Ok(report)
     }
 
-    fn verify_collection(&self, collection: &CollectionCore, report: &mut Report) {
+    fn verify_collection(&self, collection: &CollectionCore, images: &Result<Images>, report: &mut Report) {
         let what = format!("collection {:?}", collection.name);
         let generation = collection.generation();
         let rows = self.verify_rows(&generation, report);
@@ -129,7 +131,9 @@ impl Engine {
             );
             report.add(&what, vec![wrong]);
         }
-        let (images, wrong) = self.verify_images(collection).unwrap_or_else(|e| (0, vec![e.to_string()]));
+        let found = images.as_ref().map_err(Error::duplicate);
+        let found = found.and_then(|listed| self.verify_images(listed, collection));
+        let (images, wrong) = found.unwrap_or_else(|e| (0, vec![e.to_string()]));
         report.images += images;
         report.add(&what, wrong);
     }
@@ -181,14 +185,14 @@ impl Engine {
     }
 
     /// The collection's images: how many there are, and what is wrong with them.
-    fn verify_images(&self, collection: &CollectionCore) -> Result<(u64, Vec<String>)> {
+    fn verify_images(&self, listed: &Images, collection: &CollectionCore) -> Result<(u64, Vec<String>)> {
         // Whoever writes an image holds this.
-        let _written = collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = collection.image_lsn.lock().unwrap_or_else(PoisonError::into_inner);
         let (database, last) = {
             let log = self.lock_log();
             (log.db_uuid(), log.last_lsn())
         };
-        self.image_of(database, collection).audit(collection, last)
+        self.image_of(database, collection).audit(listed, (collection, *written), last)
     }
 
     /// Compares SQLite with the log, as of one moment for all collections.

@@ -77,3 +77,51 @@ fn next_ids_of_a_collection_survive_reopening() {
     let c = db.open_collection("c", &l2(1)).unwrap();
     assert_eq!(c.add(&[4.0], NewRow::default()).unwrap(), Id::Int(3));
 }
+
+#[test]
+fn a_small_collection_takes_little_memory_and_a_larger_one_has_its_codes() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path(), Options::new(64)).unwrap();
+    let small = db.open_collection("small", &l2(64)).unwrap();
+    small.add_many(&[0.5; 64 * 10], NewRows::default()).unwrap();
+    let bytes = |stats: nopokedb::Stats| {
+        stats.graph_memory + stats.codes_memory + stats.rows_memory + stats.ids_memory + stats.filters_memory
+    };
+    assert!(bytes(small.stats().unwrap()) <= 2048, "{:?}", small.stats().unwrap());
+    // One by one over the number from which on scans read codes, then far beyond it at once.
+    let large = db.open_collection("large", &l2(64)).unwrap();
+    let row = |i: u16| (0..64u16).map(move |d| f32::from((i * 31 + d * 17) % 97) - 48.0);
+    for i in 0..130 {
+        large.add(&row(i).collect::<Vec<_>>(), NewRow::default()).unwrap();
+        let nearest = large.query(&row(i).collect::<Vec<_>>(), &Query::nearest(1)).unwrap();
+        assert_eq!(nearest[0].distance, 0.0, "row {i}");
+    }
+    let before = large.stats().unwrap().codes_memory;
+    large.add_many(&(130..400).flat_map(row).collect::<Vec<_>>(), NewRows::default()).unwrap();
+    assert!(before > 0 && large.stats().unwrap().codes_memory > before);
+    for i in [0, 96, 97, 129, 130, 255, 256, 399] {
+        let nearest = large.query(&row(i).collect::<Vec<_>>(), &Query::nearest(3)).unwrap();
+        let exact = Query { exact: true, ..Query::nearest(3) };
+        assert_eq!(nearest, large.query(&row(i).collect::<Vec<_>>(), &exact).unwrap(), "row {i}");
+    }
+}
+
+#[test]
+fn a_name_leads_to_the_collection_that_has_it_now() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path(), Options::new(2)).unwrap();
+    for i in 0..50 {
+        db.open_collection(&format!("c{i}"), &l2(1)).unwrap().add(&[1.0], NewRow::default()).unwrap();
+    }
+    for round in 0..3 {
+        assert!(db.drop_collection("c7").unwrap() && db.find_collection("c7").unwrap().is_none());
+        let again = db.open_collection("c7", &l2(1)).unwrap();
+        again.add_many(&vec![0.0; round + 2], NewRows::default()).unwrap();
+        assert_eq!(db.find_collection("c7").unwrap().unwrap().len().unwrap(), round + 2);
+        assert_eq!(db.collections().unwrap().len(), 51);
+    }
+    drop(db);
+    let reader = Database::open(dir.path(), Options { read_only: true, ..Options::new(2) }).unwrap();
+    assert_eq!(reader.find_collection("c7").unwrap().unwrap().len().unwrap(), 4);
+    assert_eq!(reader.find_collection("c49").unwrap().unwrap().len().unwrap(), 1);
+}

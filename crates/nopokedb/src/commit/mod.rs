@@ -73,6 +73,7 @@ impl Engine {
             apply.publish(last);
             self.expect(generation);
         }
+        self.look_at(touched.into_keys());
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! The codes of a collection's rows, and the scan over them.
 //!
 //! Invariants:
-//! 1. The codes cover every row appended, in one of two states: all around the old centre, or all around the new one.
+//! 1. The codes cover every row appended, in one of two states: all around the old centre, or all around the new one. Few rows
+//!    have none: whoever sees so many that a scan reads codes finds them made.
 //! 2. What a scan offers is as `scan.rs` promises.
 //!
 //! Threading: one appender; any number of searchers, each with its own `FlatScratch`, without locks.
@@ -10,8 +11,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 
+use super::IndexParams;
 use super::scan::{Lane, Scan};
 use crate::error::Result;
 use crate::types::{Metric, Slot};
@@ -35,7 +37,10 @@ const RECENTRE_AT: [usize; 3] = [256, 4096, 32_768];
 
 /// The codes of a collection, scanned.
 pub(crate) struct Flat {
-    codes: ArcSwap<Codes>,
+    codes: ArcSwapOption<Codes>,
+    /// Rows from which on there are codes.
+    codes_from: usize,
+    metric: Metric,
     source: Arc<dyn VectorSource>,
     seed: u64,
     /// How often the signs told too little lately; see `trust_signs`.
@@ -49,19 +54,20 @@ impl fmt::Debug for Flat {
 }
 
 impl Flat {
-    /// The codes of `source`'s first `len` rows.
-    pub(crate) fn new(metric: Metric, seed: u64, source: Arc<dyn VectorSource>, len: u32) -> Flat {
-        let codes = Codes::new(Grid::new(metric, source.dim(), Vec::new(), seed));
-        let flat = Flat { codes: ArcSwap::from_pointee(codes), source, seed, coarse_failures: AtomicU32::new(0) };
-        if len > 0 && flat.source.dim() > EXACT_DIM && !flat.recentre(len as usize) {
-            flat.encode(&flat.codes(), len as usize);
+    /// The codes of `source`'s first `len` rows, or those that an image kept. A graph may be built from `graph_from` rows on.
+    pub(crate) fn new(params: &IndexParams, source: Arc<dyn VectorSource>, len: u32, kept: Option<Codes>) -> Flat {
+        let flat = Flat {
+            codes: ArcSwapOption::from(kept.map(Arc::new)),
+            codes_from: (EXACT_BELOW + 1).min(params.graph_from as usize).max(1),
+            metric: params.metric,
+            source,
+            seed: params.seed,
+            coarse_failures: AtomicU32::new(0),
+        };
+        if flat.codes.load().is_none() && len as usize >= flat.codes_from && Self::keeps_codes(params.dim) {
+            flat.make(len as usize);
         }
         flat
-    }
-
-    /// The codes that an image kept.
-    pub(crate) fn with_codes(codes: Codes, seed: u64, source: Arc<dyn VectorSource>) -> Flat {
-        Flat { codes: ArcSwap::from_pointee(codes), source, seed, coarse_failures: AtomicU32::new(0) }
     }
 
     /// Whether vectors of `dim` dimensions have codes.
@@ -69,59 +75,61 @@ impl Flat {
         dim > EXACT_DIM
     }
 
-    /// The rows' codes as they are now. They are replaced when the centre moves; what is held stays valid for views taken
-    /// before it was loaded.
-    pub(crate) fn codes(&self) -> Arc<Codes> {
+    /// The rows' codes as they are now, unless the rows are too few to have any. They are replaced when the centre moves; what
+    /// is held stays valid for views taken before it was loaded.
+    pub(crate) fn codes(&self) -> Option<Arc<Codes>> {
         self.codes.load_full()
-    }
-
-    /// Whether rows have codes.
-    pub(crate) fn has_codes(&self) -> bool {
-        Self::keeps_codes(self.source.dim())
     }
 
     /// Bytes held in memory.
     pub(crate) fn bytes(&self) -> usize {
-        self.codes().bytes()
+        self.codes().map_or(0, |codes| codes.bytes())
     }
 
-    /// Adds rows (row-major); the source has those before them. Single writer.
-    pub(crate) fn append(&self, vectors: &[f32]) {
+    /// Adds rows (row-major) after the first `before`, which the source has. Single writer.
+    pub(crate) fn append(&self, before: usize, vectors: &[f32]) {
         let dim = self.source.dim();
-        if dim <= EXACT_DIM {
+        let after = before + vectors.len() / dim;
+        if !Self::keeps_codes(dim) || after < self.codes_from {
             return;
         }
-        let (before, added) = (self.codes().len(), vectors.len() / dim);
-        if RECENTRE_AT.iter().any(|n| before < *n && before + added >= *n) {
-            if before > 0 {
-                self.recentre(before);
-            } else {
-                let grid = self.codes();
+        let moves = RECENTRE_AT.iter().any(|n| before < *n && after >= *n);
+        match self.codes() {
+            Some(codes) if moves => drop(self.recentre(&codes, before)),
+            Some(_) => {}
+            None if before > 0 => self.make(before),
+            None => {
                 let visit = |i: usize, f: &mut dyn FnMut(&[f32])| f(&vectors[i * dim..][..dim]);
-                if let Some(centre) = centre::better(grid.grid().metric, dim, added, &[], visit) {
-                    self.codes.store(Arc::new(self.empty_around(centre)));
-                }
+                let centre = if moves { centre::better(self.metric, dim, after, &[], visit) } else { None };
+                self.codes.store(Some(Arc::new(self.empty_around(centre.unwrap_or_default()))));
             }
         }
-        self.codes().append(vectors);
+        self.codes().expect("made above where there were none").append(vectors);
     }
 
-    /// If the first `known` rows, which the source has, lie much nearer to another centre than to the present one, makes
+    /// Makes the codes of the first `known` rows, which the source has.
+    fn make(&self, known: usize) {
+        let codes = self.empty_around(Vec::new());
+        if !self.recentre(&codes, known) {
+            self.encode(&codes, known);
+            self.codes.store(Some(Arc::new(codes)));
+        }
+    }
+
+    /// If the first `known` rows, which the source has, lie much nearer to another centre than to that of `old`, makes
     /// their codes anew around it. Searches go on meanwhile with the old codes.
-    fn recentre(&self, known: usize) -> bool {
-        let old = self.codes();
+    fn recentre(&self, old: &Codes, known: usize) -> bool {
         let grid = old.grid();
         let visit = |i: usize, f: &mut dyn FnMut(&[f32])| self.visit(i, f);
         let Some(centre) = centre::better(grid.metric, grid.dim, known, &grid.centre, visit) else { return false };
         let codes = self.empty_around(centre);
         self.encode(&codes, known);
-        self.codes.store(Arc::new(codes));
+        self.codes.store(Some(Arc::new(codes)));
         true
     }
 
     fn empty_around(&self, centre: Vec<f32>) -> Codes {
-        let metric = self.codes().grid().metric;
-        Codes::new(Grid::new(metric, self.source.dim(), centre, self.seed))
+        Codes::new(Grid::new(self.metric, self.source.dim(), centre, self.seed))
     }
 
     /// Shows row `i` of the source to `f`. A damaged row is reported by the search that comes near it, not here.
@@ -145,13 +153,12 @@ impl Flat {
     pub(crate) fn search(&self, from: u32, k: usize, view: &dyn Visibility, lanes: &mut [Lane<'_>]) -> Result<()> {
         let len = view.len();
         let rows = len.saturating_sub(from) as usize;
-        let exactly = self.source.dim() <= EXACT_DIM || rows <= EXACT_BELOW.max(2 * k);
-        if exactly {
-            return lanes.iter_mut().try_for_each(|lane| lane.offer_all(from..len, view));
-        }
         let codes = self.codes.load();
-        lanes.iter_mut().for_each(|lane| lane.prepare(&codes, rows));
-        let scan = Scan { codes: &codes, from, rows, k, view };
+        let Some(codes) = codes.as_ref().filter(|_| rows > EXACT_BELOW.max(2 * k)) else {
+            return lanes.iter_mut().try_for_each(|lane| lane.offer_all(from..len, view));
+        };
+        lanes.iter_mut().for_each(|lane| lane.prepare(codes, rows));
+        let scan = Scan { codes, from, rows, k, view };
         if codes.grid().has_signs() && k <= SIGNS_UP_TO && self.trust_signs() {
             let told = scan.by_signs(lanes)?;
             self.learn(told);

@@ -201,13 +201,9 @@ impl Index {
     fn assemble(params: IndexParams, source: Arc<dyn VectorSource>, len: u32, parts: Parts) -> Index {
         debug_assert_eq!(params.dim, source.dim());
         let Parts { graph, stored, codes } = parts;
-        let flat = match codes {
-            Some(codes) => Flat::with_codes(codes, params.seed, source.clone()),
-            None => Flat::new(params.metric, params.seed, source.clone(), len),
-        };
         Index {
             params,
-            flat,
+            flat: Flat::new(&params, source.clone(), len, codes),
             space: Space::new(params.metric, source, stored),
             graph,
             costs: Costs::expected(params.dim),
@@ -231,7 +227,7 @@ impl Index {
         debug_assert_eq!(first.0, self.len.load(Ordering::Relaxed), "rows are dense");
         debug_assert_eq!(vectors.len() % self.params.dim, 0);
         self.space.append(first, vectors);
-        self.flat.append(vectors);
+        self.flat.append(first.index(), vectors);
         #[allow(clippy::cast_possible_truncation)] // slots are u32: the caller has counted them
         let added = (vectors.len() / self.params.dim) as u32;
         self.len.store(first.0 + added, Ordering::Release);
@@ -310,12 +306,12 @@ impl Index {
 
     /// Whether walks need the bytes of the rows they go through, so that a row without bytes is a wall to them.
     pub(crate) fn walks_rows(&self) -> bool {
-        !self.flat.has_codes()
+        !Flat::keeps_codes(self.params.dim)
     }
 
     /// The codes, if rows have any.
     fn codes(&self) -> Option<Arc<Codes>> {
-        self.flat.has_codes().then(|| self.flat.codes())
+        self.flat.codes()
     }
 
     /// The rows as walks see them.

@@ -62,7 +62,7 @@ impl Log {
         let tail = self.allocate_segment()?;
         // Invariant 1: from now on not even another opening of the source uses that number.
         self.publish_manifest(2)?;
-        let manifest = Manifest { collections, scan_from: tail, ..self.manifest(&|_| 0) };
+        let manifest = Manifest { collections: Arc::new(collections), scan_from: tail, ..self.manifest(&|_| 0) };
         let (active, active_end) = (Arc::clone(&self.active), self.active.end());
         Ok(Some(Frozen { lsn: self.last_lsn(), manifest, sealed, active, active_end }))
     }

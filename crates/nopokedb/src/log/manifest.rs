@@ -7,6 +7,7 @@
 //! 3. A manifest that needs a newer reader is refused, and nothing is changed.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::format::{DbUuid, FORMAT, MIN_READER, SegmentKind, hash128, take, u16_at, u32_at, u64_at};
 use super::segment::FooterRef;
@@ -70,7 +71,7 @@ pub(crate) struct Manifest {
     pub(crate) last_compaction_ms: i64,
     /// Sealed segments in LSN order.
     pub(crate) segments: Vec<SegmentEntry>,
-    pub(crate) collections: Vec<CollectionEntry>,
+    pub(crate) collections: Arc<Vec<CollectionEntry>>,
 }
 
 /// Why a manifest is not usable.
@@ -87,7 +88,9 @@ fn damaged(offset: usize, what: &'static str) -> ManifestFault {
 impl Manifest {
     /// The bytes on disk; see docs/FORMAT.md.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEAD + self.segments.len() * SEGMENT_ENTRY);
+        let mut out = Vec::with_capacity(
+            HEAD + self.segments.len() * SEGMENT_ENTRY + self.collections.len() * 2 * COLLECTION_ENTRY,
+        );
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[0; 16]); // the hash, below
         out.extend_from_slice(&FORMAT.to_le_bytes());
@@ -131,7 +134,7 @@ impl Manifest {
             next_segment: u32_at(bytes, 68),
             last_compaction_ms: u64_at(bytes, 72).cast_signed(),
             segments: (0..segments).map(|_| reader.segment()).collect::<Result<_, _>>()?,
-            collections: (0..collections).map(|_| reader.collection()).collect::<Result<_, _>>()?,
+            collections: Arc::new((0..collections).map(|_| reader.collection()).collect::<Result<_, _>>()?),
         };
         if reader.at != bytes.len() {
             return Err(damaged(reader.at, "bytes follow the last collection"));
@@ -354,10 +357,10 @@ mod tests {
             next_segment: 5,
             last_compaction_ms: 0,
             segments: vec![segment],
-            collections: vec![
+            collections: Arc::new(vec![
                 CollectionEntry { model: None, ..collection.clone() },
                 CollectionEntry { tokenizer: Tokenizer::Porter, ..collection },
-            ],
+            ]),
         }
     }
 

@@ -77,8 +77,8 @@ impl Log {
     }
 
     /// Changes the table of collections, for good once this returns.
-    pub(crate) fn set_collections(&mut self, collections: &[CollectionEntry]) -> Result<()> {
-        let before = std::mem::replace(&mut self.collections, collections.to_vec());
+    pub(crate) fn set_collections(&mut self, collections: Vec<CollectionEntry>) -> Result<()> {
+        let before = std::mem::replace(&mut self.collections, Arc::new(collections));
         if let Err(e) = self.publish_manifest(1) {
             self.collections = before;
             return Err(e);
@@ -97,7 +97,7 @@ impl Log {
         &mut self,
         old: &[SegmentNo],
         new: Option<Arc<Segment>>,
-        collections: &[CollectionEntry],
+        collections: Vec<CollectionEntry>,
         dead_rows: &dyn Fn(SegmentNo) -> u64,
     ) -> Result<()> {
         self.check_alive()?;
@@ -105,7 +105,7 @@ impl Log {
         let (sealed_before, collections_before) = (self.sealed.clone(), self.collections.clone());
         let compacted_before = self.last_compaction_ms;
         let removed: Vec<_> = self.sealed.splice(range, new).collect();
-        self.collections = collections.to_vec();
+        self.collections = Arc::new(collections);
         self.last_compaction_ms = (self.options.now_ms)();
         if let Err(e) = self.publish_with(2, dead_rows) {
             // The new segment stays, unlisted or listed by a manifest that may be the highest: both sets are on disk.

@@ -135,7 +135,7 @@ fn settle(vfs: Arc<dyn Vfs>, dir: &Path, options: LogOptions, survey: Survey) ->
     }
     log.tell();
     log.remove_orphans(&orphans, fell_back);
-    let recovered = Recovered { segments: log.segments(), collections: log.collections.clone(), clean, dropped_tail };
+    let recovered = Recovered { segments: log.segments(), collections: log.collections.to_vec(), clean, dropped_tail };
     Ok((log, recovered))
 }
 

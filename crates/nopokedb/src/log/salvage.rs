@@ -76,7 +76,7 @@ impl Salvage {
             Err(e) => return Err(e),
         };
         let mut salvage = Salvage {
-            collections: manifest.as_ref().map(|m| m.collections.clone()),
+            collections: manifest.as_ref().map(|m| m.collections.to_vec()),
             losses: Vec::new(),
             parts: Vec::new(),
         };

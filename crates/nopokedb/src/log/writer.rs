@@ -127,7 +127,7 @@ pub(crate) struct Log {
     pub(super) tail: Tail,
     pub(super) next_segment: u32,
     pub(super) manifest_number: u64,
-    pub(super) collections: Vec<CollectionEntry>,
+    pub(super) collections: Arc<Vec<CollectionEntry>>,
     pub(super) last_compaction_ms: i64,
     pub(super) poison: Option<String>,
     /// Where readers in other processes hear what is acknowledged; `None` in a log that is only read.
@@ -194,7 +194,7 @@ impl Log {
             tail: Tail { end, zeroed: end, chain, next_lsn, marked: Lsn(0), clean: false },
             next_segment: 2,
             manifest_number: 0,
-            collections: collections.to_vec(),
+            collections: Arc::new(collections.to_vec()),
             last_compaction_ms: 0,
             poison: None,
             beacon: Some(beacon),

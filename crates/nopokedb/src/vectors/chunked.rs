@@ -4,7 +4,8 @@
 //! 1. Bucket `b` holds `FIRST << b` elements and, once allocated, never moves or is freed before the array.
 //! 2. An element exists as soon as its bucket does, as the element type's default (zero); what it *means* is decided
 //!    by the length that its owner publishes, not here.
-//! 3. Memory grows by doubling buckets, so the array wastes at most half its bytes, untouched and mostly not resident.
+//! 3. Memory grows by doubling buckets, so the array wastes at most half its bytes, untouched and mostly not resident. One that
+//!    needs no more than the first bucket has no table of the others either.
 //!
 //! Threading: elements are atomics, so any thread may read and write them; [`Chunked::reserve`] is safe to race.
 
@@ -16,15 +17,19 @@ use crate::sync::atomic::{AtomicU32, AtomicU64};
 use nopokedb_kernels::prefer_huge_pages;
 
 /// Elements in the first bucket: small, so that ten thousand tiny collections stay cheap.
-const FIRST: usize = 64;
+const FIRST: usize = 16;
 const FIRST_LOG2: u32 = FIRST.trailing_zeros();
 /// Enough buckets for 2^32 elements.
-const BUCKETS: usize = 27;
+const BUCKETS: usize = 29;
+
+type Bucket<T> = OnceLock<Box<[T]>>;
 
 /// An append-only array of atomics in doubling buckets.
 #[derive(Debug)]
 pub(crate) struct Chunked<T> {
-    buckets: [OnceLock<Box<[T]>>; BUCKETS],
+    first: Bucket<T>,
+    /// The others, once there is one.
+    more: OnceLock<Box<[Bucket<T>; BUCKETS - 1]>>,
 }
 
 /// Array of `u64` cells.
@@ -42,7 +47,7 @@ fn locate(index: usize) -> (usize, usize) {
 impl<T: Default> Chunked<T> {
     /// An array with no buckets.
     pub(crate) fn new() -> Self {
-        Chunked { buckets: [const { OnceLock::new() }; BUCKETS] }
+        Chunked { first: OnceLock::new(), more: OnceLock::new() }
     }
 
     /// Makes all elements below `len` exist.
@@ -50,17 +55,11 @@ impl<T: Default> Chunked<T> {
         if len == 0 {
             return;
         }
+        fill(&self.first, 0);
         let (last, _) = locate(len - 1);
-        for (b, bucket) in self.buckets.iter().enumerate().take(last + 1) {
-            if bucket.get().is_none() {
-                allocating();
-            }
-            bucket.get_or_init(|| {
-                let mut elements = Vec::with_capacity(FIRST << b);
-                prefer_huge_pages(elements.spare_capacity_mut());
-                elements.resize_with(FIRST << b, T::default);
-                elements.into_boxed_slice()
-            });
+        if last > 0 {
+            let more = self.more.get_or_init(|| Box::new([const { OnceLock::new() }; BUCKETS - 1]));
+            more[..last].iter().zip(1..).for_each(|(bucket, b)| fill(bucket, b));
         }
     }
 
@@ -68,7 +67,9 @@ impl<T: Default> Chunked<T> {
     #[inline]
     pub(crate) fn at(&self, index: usize) -> &T {
         let (bucket, offset) = locate(index);
-        match self.buckets[bucket].get() {
+        let found =
+            if bucket == 0 { self.first.get() } else { self.more.get().and_then(|more| more[bucket - 1].get()) };
+        match found {
             Some(b) => &b[offset],
             None => panic!("element {index} was never reserved"),
         }
@@ -76,8 +77,22 @@ impl<T: Default> Chunked<T> {
 
     /// Bytes of the allocated buckets.
     pub(crate) fn bytes(&self) -> usize {
-        self.buckets.iter().filter_map(OnceLock::get).map(|b| size_of_val::<[T]>(b)).sum()
+        let more = self.more.get().into_iter().flat_map(|more| more.iter());
+        std::iter::once(&self.first).chain(more).filter_map(OnceLock::get).map(|b| size_of_val::<[T]>(b)).sum()
     }
+}
+
+/// Makes bucket `b`, unless it is there.
+fn fill<T: Default>(bucket: &Bucket<T>, b: usize) {
+    if bucket.get().is_none() {
+        allocating();
+    }
+    bucket.get_or_init(|| {
+        let mut elements = Vec::with_capacity(FIRST << b);
+        prefer_huge_pages(elements.spare_capacity_mut());
+        elements.resize_with(FIRST << b, T::default);
+        elements.into_boxed_slice()
+    });
 }
 
 #[cfg(test)]

@@ -61,13 +61,16 @@ fn bucket_len(b: usize) -> usize {
     1 << (FIRST_LOG2 as usize + (b >> STEPS_LOG2) - STEPS_LOG2 as usize)
 }
 
+type Buckets = [OnceLock<Box<[Line]>>; BUCKETS];
+
 /// The lists, chains and entry points.
 #[derive(Debug)]
 pub(crate) struct Graph {
     capacity: usize,
     /// Cache lines per list.
     lines: usize,
-    buckets: [OnceLock<Box<[Line]>>; BUCKETS],
+    /// Made with the first list: most collections of many are too small for a graph.
+    buckets: OnceLock<Box<Buckets>>,
     /// Next row of a chain, plus one; 0 ends it.
     twins: ChunkedU32,
     /// Which nodes have a chain: a bit each, so that walks among few rows need not read `twins` for all they meet.
@@ -83,7 +86,7 @@ impl Graph {
         Graph {
             capacity,
             lines: capacity.div_ceil(LINE_WORDS),
-            buckets: [const { OnceLock::new() }; BUCKETS],
+            buckets: OnceLock::new(),
             twins: ChunkedU32::new(),
             chained: ChunkedU64::new(),
             entries: ChunkedU32::new(),
@@ -114,8 +117,9 @@ impl Graph {
         if len == 0 {
             return;
         }
-        for b in 0..=locate(len - 1).0 {
-            self.buckets[b].get_or_init(|| {
+        let buckets = self.buckets.get_or_init(|| Box::new([const { OnceLock::new() }; BUCKETS]));
+        for (b, bucket) in buckets.iter().enumerate().take(locate(len - 1).0 + 1) {
+            bucket.get_or_init(|| {
                 let mut lines = Vec::with_capacity(bucket_len(b) * self.lines);
                 nopokedb_kernels::prefer_huge_pages(lines.spare_capacity_mut());
                 lines.resize_with(lines.capacity(), || Line(std::array::from_fn(|_| AtomicU32::new(NONE))));
@@ -129,7 +133,10 @@ impl Graph {
     #[inline]
     fn lines_of(&self, slot: u32) -> &[Line] {
         let (bucket, i) = locate(slot);
-        let lists = self.buckets[bucket].get().expect("a slot's list is reserved before anything names the slot");
+        let buckets = self.buckets.get();
+        let lists = buckets
+            .and_then(|buckets| buckets[bucket].get())
+            .expect("a slot's list is reserved before anything names the slot");
         &lists[i * self.lines..(i + 1) * self.lines]
     }
 
@@ -236,7 +243,10 @@ impl Graph {
 
     /// Bytes held in memory.
     pub(crate) fn bytes(&self) -> usize {
-        let lists: usize = self.buckets.iter().filter_map(OnceLock::get).map(|b| size_of_val::<[Line]>(b)).sum();
+        let lists: usize = self
+            .buckets
+            .get()
+            .map_or(0, |buckets| buckets.iter().filter_map(OnceLock::get).map(|b| size_of_val::<[Line]>(b)).sum());
         lists + self.twins.bytes() + self.chained.bytes() + self.entries.bytes()
     }
 }

@@ -47,7 +47,7 @@ fn compact_now(log: &mut Log, vfs: &dyn Vfs, old: Option<Vec<SegmentNo>>) -> Res
     let live = records(log);
     let job = log.plan_compaction(&old, &|no| dead[&no])?;
     let done = compact(vfs, &job, &|row, _| live.get(&row.id.0) == Some(&row.lsn.0), &|_, _| true)?;
-    log.replace_segments(&done.old, done.new.clone(), &[collection()], &|_| 0)?;
+    log.replace_segments(&done.old, done.new.clone(), vec![collection()], &|_| 0)?;
     Ok(Some(done))
 }
 

@@ -28,7 +28,7 @@ fn every_kind_of_file(close: bool) -> (SimDisk, Vec<u64>) {
     let old: Vec<_> = log.segments().iter().filter(|s| s.footer().is_some()).map(|s| s.no()).collect();
     let job = log.plan_compaction(&old, &|_| 0).unwrap();
     let done = compact(&*vfs, &job, &|_, _| true, &|_, _| true).unwrap();
-    log.replace_segments(&done.old, done.new, &[collection()], &|_| 0).unwrap();
+    log.replace_segments(&done.old, done.new, vec![collection()], &|_| 0).unwrap();
     add(&mut log, 5..7);
     footers(&mut log);
     add(&mut log, 7..10);

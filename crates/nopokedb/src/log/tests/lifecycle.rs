@@ -212,7 +212,7 @@ proptest! {
                     if !old.is_empty() {
                         let job = log.plan_compaction(&old, &|_| 0).unwrap();
                         let done = compact(&*vfs, &job, &|_, _| true, &|_, _| true).unwrap();
-                        log.replace_segments(&done.old, done.new, &[collection()], &|_| 0).unwrap();
+                        log.replace_segments(&done.old, done.new, vec![collection()], &|_| 0).unwrap();
                     }
                 }
                 Step::CloseAndOpen => {
