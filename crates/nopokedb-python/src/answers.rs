@@ -1,12 +1,13 @@
 //! What the engine answers, as Python objects.
 
-use nopokedb::{Explanation, Facet, Hit, Include, Query, Record, Scalar, Stats};
+use nopokedb::{Explanation, Facet, Hit, Query, Record, Scalar, Stats};
 use numpy::PyArray1;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyList, PyType};
 
+use crate::asked::Carried;
 use crate::ids;
 use crate::json::Reader;
 
@@ -53,7 +54,7 @@ pub(crate) fn record<'py>(
     reader: &mut Reader<'py>,
     py: Python<'py>,
     record: &Record,
-    include: Include,
+    Carried { include, expires_at }: Carried,
 ) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item(intern!(py, "id"), ids::to_python(py, &record.id))?;
@@ -66,6 +67,9 @@ pub(crate) fn record<'py>(
     if include.vector {
         dict.set_item(intern!(py, "vector"), PyArray1::from_slice(py, &record.vector))?;
     }
+    if expires_at {
+        dict.set_item(intern!(py, "expires_at"), record.expires_at)?;
+    }
     Ok(dict)
 }
 
@@ -73,7 +77,7 @@ pub(crate) fn record<'py>(
 pub(crate) fn records<'py>(
     py: Python<'py>,
     records: Vec<Option<Record>>,
-    include: Option<Include>,
+    include: Option<Carried>,
 ) -> PyResult<Bound<'py, PyList>> {
     let (mut reader, list) = (Reader::new(py), PyList::empty(py));
     for found in records {
@@ -98,6 +102,7 @@ pub(crate) fn explained<'py>(hits: &Bound<'py, PyList>, told: &Explanation) -> P
     dict.set_item("ef", told.ef)?;
     dict.set_item("searches", told.searches)?;
     dict.set_item("candidates", told.candidates)?;
+    dict.set_item("text_candidates", told.text_candidates)?;
     dict.set_item("rows_scanned", told.rows_scanned)?;
     dict.set_item("code_distances", told.code_distances)?;
     dict.set_item("exact_distances", told.exact_distances)?;

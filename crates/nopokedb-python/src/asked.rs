@@ -163,25 +163,62 @@ pub(crate) fn filter(value: &Bound<'_, PyAny>) -> PyResult<Filter> {
 /// What hits carry besides id, score and distance: names in any iterable; metadata if nothing is said.
 pub(crate) fn include(value: Option<&Bound<'_, PyAny>>) -> PyResult<Include> {
     let Some(value) = value else { return Ok(Include::default()) };
-    let py = value.py();
-    let refused = |found: &str| {
-        let names = "\"metadata\", \"document\", \"vector\" and \"snippet\"";
-        invalid(py, format!("include must be a list of some of {names}, got {found}"))
-    };
+    let mut include = Include::NONE;
+    named(value, "\"metadata\", \"document\", \"vector\" and \"snippet\"", |name| {
+        if name == "snippet" {
+            include.snippet = true;
+            return true;
+        }
+        take(&mut include, name)
+    })?;
+    Ok(include)
+}
+
+/// What rows carry besides the id.
+#[derive(Clone, Copy)]
+pub(crate) struct Carried {
+    pub(crate) include: Include,
+    pub(crate) expires_at: bool,
+}
+
+/// What rows carry besides the id: names in any iterable; metadata if nothing is said.
+pub(crate) fn carried(value: Option<&Bound<'_, PyAny>>) -> PyResult<Carried> {
+    let mut carried = Carried { include: Include::default(), expires_at: false };
+    let Some(value) = value else { return Ok(carried) };
+    carried.include = Include::NONE;
+    named(value, "\"metadata\", \"document\", \"vector\" and \"expires_at\"", |name| {
+        if name == "expires_at" {
+            carried.expires_at = true;
+            return true;
+        }
+        take(&mut carried.include, name)
+    })?;
+    Ok(carried)
+}
+
+/// Takes a name that hits and rows have in common.
+fn take(include: &mut Include, name: &str) -> bool {
+    match name {
+        "metadata" => include.metadata = true,
+        "document" => include.document = true,
+        "vector" => include.vector = true,
+        _ => return false,
+    }
+    true
+}
+
+/// Hands each name to `take`, which says whether it is one of `known`.
+fn named(value: &Bound<'_, PyAny>, known: &str, mut take: impl FnMut(&str) -> bool) -> PyResult<()> {
+    let refused = |found: &str| invalid(value.py(), format!("include must be a list of some of {known}, got {found}"));
     let items = value.try_iter().ok().filter(|_| !value.is_instance_of::<PyString>());
     let items = items.ok_or_else(|| refused(&value.repr().map_or_else(|_| "?".into(), |r| r.to_string())))?;
-    let mut include = Include::NONE;
     for item in items {
         let item = item?;
-        match item.extract::<String>().as_deref() {
-            Ok("metadata") => include.metadata = true,
-            Ok("document") => include.document = true,
-            Ok("vector") => include.vector = true,
-            Ok("snippet") => include.snippet = true,
-            _ => return Err(refused(&item.repr()?.to_string_lossy())),
+        if !item.extract::<String>().is_ok_and(|name| take(&name)) {
+            return Err(refused(&item.repr()?.to_string_lossy()));
         }
     }
-    Ok(include)
+    Ok(())
 }
 
 /// How unlike each other hits are to be: a lambda, or a dict of it and of how many rows to choose from.

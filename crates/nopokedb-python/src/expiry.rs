@@ -77,6 +77,9 @@ fn instant(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Expiry> {
         Some(seconds) if seconds == f64::INFINITY => Ok(Expiry::Never),
         Some(seconds) if !seconds.is_nan() => {
             let since = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
+            // A float is seldom the microsecond that it stands for, and may lie just below it.
+            let nearest = |since: Duration| Duration::new(since.as_secs(), since.subsec_micros() * 1_000);
+            let since = since.checked_add(Duration::from_nanos(500)).map_or(since, nearest);
             let last = || invalid(py, format!("{name} lies too far ahead; float(\"inf\") is never"));
             UNIX_EPOCH.checked_add(since).ok_or_else(last).map(|at: SystemTime| Expiry::At(at))
         }

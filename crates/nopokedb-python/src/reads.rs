@@ -182,11 +182,11 @@ impl NoPokeDB {
         let filter = r#where.map(asked::filter).transpose()?;
         let limit = limit.map_or(Ok(100), |limit| rows::count("limit", 1, limit))?;
         let after = after.map(|after| ids::id("after", after)).transpose()?;
-        let include = asked::include(include)?;
+        let carried = asked::carried(include)?;
         let found = self.opened(py)?.run(py, |o| o.collection.scroll(after.as_ref(), limit, filter.as_ref()))?;
         let (mut reader, list) = (Reader::new(py), PyList::empty(py));
         for record in &found {
-            list.append(answers::record(&mut reader, py, record, include)?)?;
+            list.append(answers::record(&mut reader, py, record, carried)?)?;
         }
         Ok(list)
     }
@@ -211,7 +211,7 @@ impl NoPokeDB {
         let ids = if many { ids::sought_ids(id)? } else { vec![ids::sought(id)?] };
         let found = opened
             .run(py, |o| ids.iter().map(|id| id.as_ref().map_or(Ok(None), |id| o.collection.get(id))).collect())?;
-        let list = answers::records(py, found, include.map(|i| asked::include(Some(i))).transpose()?)?;
+        let list = answers::records(py, found, include.map(|i| asked::carried(Some(i))).transpose()?)?;
         if many { Ok(Some(list.into_any())) } else { Ok(Some(list.get_item(0)?).filter(|row| !row.is_none())) }
     }
 
@@ -220,7 +220,7 @@ impl NoPokeDB {
     /// Parameters
     /// ----------
     /// ids : iterable of n ints or strs
-    /// include : iterable of "metadata", "document", "vector", optional
+    /// include : iterable of "metadata", "document", "vector", "expires_at", optional
     ///     What the dicts hold besides the id; None is the metadata.
     ///
     /// Returns
@@ -246,11 +246,11 @@ impl NoPokeDB {
         ids: &Bound<'py, PyAny>,
         include: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let (include, ids) = (asked::include(include)?, ids::sought_ids(ids)?);
+        let (carried, ids) = (asked::carried(include)?, ids::sought_ids(ids)?);
         let found = self
             .opened(py)?
             .run(py, |o| ids.iter().map(|id| id.as_ref().map_or(Ok(None), |id| o.collection.get(id))).collect())?;
-        answers::records(py, found, Some(include))
+        answers::records(py, found, Some(carried))
     }
 
     #[doc = include_str!("docs/recall.txt")]

@@ -89,3 +89,21 @@ def test_expired_rows_are_deleted_in_the_background_and_stay_gone(path):
         assert len(db) == 1 and db.check().sqlite_rows == 1
     with NoPokeDB(dim=2, path=path) as db:
         assert len(db) == 1 and keep in db and db.check()
+
+
+def test_rows_say_when_they_expire_if_asked(path):
+    with NoPokeDB(dim=1, path=path) as db:
+        when = datetime(2100, 1, 2, 3, 4, 5, 678000, tzinfo=timezone.utc)
+        db.add([1], id="a", expires_at=when)
+        db.add([1], {"n": 1}, id="b")
+        assert db.get("a", include=["expires_at"]) == {"id": "a", "expires_at": when}
+        assert db.get(["b", "x"], include=("metadata", "expires_at")) == [
+            {"id": "b", "metadata": {"n": 1}, "expires_at": None}, None,
+        ]
+        assert [row["expires_at"] for row in db.get_many(["a", "b"], include=["expires_at"])] == [when, None]
+        assert {row["id"]: row["expires_at"] for row in db.scroll(include=["expires_at"])} == {"a": when, "b": None}
+        assert db.get("a", include=["document"]).keys() == {"id", "document"}
+        with pytest.raises(InvalidError, match='"expires_at", got .snippet.'):
+            db.get("a", include=["snippet"])
+        with pytest.raises(InvalidError, match='"snippet", got .expires_at.'):
+            db.query([1], include=["expires_at"])

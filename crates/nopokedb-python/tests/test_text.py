@@ -69,7 +69,7 @@ def test_snippets_show_what_was_found(db):
         {"text": "a", "fusion": {"vector": -1, "text": 1}},
         {"text": "a", "highlight": "b"},
         {"text": "a", "max_distance": 1},
-        {"text": "a", "mmr": 0.5},
+        {"text": "a", "negative": [0]},
         {"text": "x" * 70_000},
     ],
 )
@@ -92,3 +92,20 @@ def test_an_unknown_tokenizer_is_refused_and_an_empty_database_says_so(tmp_path)
         cjk = db.collection("cjk", dim=2, tokenizer="trigram")
         cjk.add([0, 0], document="向量数据库")
         assert ids(cjk.query(text="数据库")) == ids(cjk.query(text="数据")) == [0]
+
+
+def test_groups_diversity_examples_and_explanations_go_with_words(db):
+    db.add_many([[0, 1], [0, 2]], [{"n": 0}, {"n": 1}], documents=["apple apple", "one apple"])
+    hits = db.query(text="apple", group_by="n", k=9)
+    assert [hit["group"] for hit in hits] == list(dict.fromkeys(hit["group"] for hit in hits)) and len(hits) == 2
+    both = db.query([0, 0], text="apple", group_by="n", group_size=2, k=2)
+    assert sorted(ids(both)) == [0, 1, 4, 5]
+    assert ids(db.query(text="apple", mmr=1.0)) == ids(db.query(text="apple"))
+    assert sorted(ids(db.query([0, 0], text="apple", mmr=0.2, k=6))) == [0, 1, 2, 3, 4, 5]
+    assert ids(db.query(text="apple", positive=[0], k=9)).count(0) == 0
+    hits = db.query(text="apple", k=2, explain=True)
+    assert hits == db.query(text="apple", k=2) and hits.explanation["plan"] == "words"
+    assert {"wait", "text", "rows", "dicts"} <= set(hits.explanation["stages_us"])
+    told = db.query([0, 0], text="apple", explain=True).explanation
+    assert told["text_candidates"] == 4 and told["candidates"] == 6 and told["plan"] != "words"
+    assert db.query([0, 0], explain=True).explanation["text_candidates"] is None

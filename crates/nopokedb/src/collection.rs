@@ -223,22 +223,29 @@ impl Collection {
         self.check_vector(vector, query)?;
         query.validate()?;
         if query.text.is_some() {
-            return self.hybrid(Some(vector), query);
+            return Ok(self.hybrid(Some(vector), query, Trace::default)?.0);
         }
         Ok(self.search(vector, shared(query), query)?.pop().unwrap_or_default())
     }
 
-    /// [`Collection::query`], and how it was answered.
+    /// [`Collection::query`], and how it was answered; [`Collection::search_text`] if `vector` is empty, and the query has a text and
+    /// no examples.
     ///
     /// # Errors
-    /// As [`Collection::query`].
+    /// As of these.
     pub fn explain(&self, vector: &[f32], query: &Query) -> Result<(Vec<Hit>, Explanation)> {
         self.check()?;
+        if query.text.is_some() {
+            if vector.is_empty() && !query.has_examples() {
+                self.check_text(query)?;
+                return self.hybrid(None, query, Trace::on);
+            }
+            self.check_vector(vector, query)?;
+            query.validate()?;
+            return self.hybrid(Some(vector), query, Trace::on);
+        }
         self.check_vector(vector, query)?;
         query.validate()?;
-        if query.text.is_some() {
-            return Err(Error::argument("explain tells how vectors are searched; leave out text"));
-        }
         let (mut hits, explanation) = self.search_traced(vector, shared(query), query, Trace::on)?;
         Ok((hits.pop().unwrap_or_default(), explanation))
     }
@@ -272,7 +279,7 @@ impl Collection {
         if query.text.is_some() {
             let each = |(i, vector)| {
                 let filter = filters.of(i).cloned();
-                self.hybrid(Some(vector), &Query { filter, ..query.clone() })
+                Ok(self.hybrid(Some(vector), &Query { filter, ..query.clone() }, Trace::default)?.0)
             };
             return vectors.chunks_exact(self.dim()).enumerate().map(each).collect();
         }

@@ -83,7 +83,8 @@ impl Database {
                 engine
             }
             None if options.read_only => {
-                let engine = Engine::open_reading(vfs, &canonical, &options)?;
+                let meta = MetaLocation::File(canonical.join("meta.sqlite"));
+                let engine = Engine::open_reading(vfs, &canonical, &options, meta)?;
                 *open = Arc::downgrade(&engine);
                 engine
             }
@@ -105,7 +106,7 @@ impl Database {
         options.validate()?;
         prepare(&*vfs, path, &options)?;
         let engine = if options.read_only {
-            Engine::open_reading(vfs, path, &options)?
+            Engine::open_reading(vfs, path, &options, MetaLocation::Memory)?
         } else {
             Engine::open(vfs, path, &options, MetaLocation::Memory, &mut |_, _| ControlFlow::Continue(()))?
         };

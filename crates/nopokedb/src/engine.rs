@@ -363,6 +363,22 @@ impl Engine {
         self.shut.load(SeqCst)
     }
 
+    /// Brings memory to `lsn`, up to which SQLite is, where another process writes both.
+    pub(crate) fn reach(&self, lsn: Lsn) -> Result<()> {
+        if self.follower.is_none() || self.lock_log().last_lsn() >= lsn {
+            return Ok(());
+        }
+        self.refresh()?;
+        let last = self.lock_log().last_lsn();
+        if last >= lsn {
+            return Ok(());
+        }
+        // The writer acknowledges before it hands rows to SQLite; but what it said is forgotten when the machine starts.
+        let why = format!("meta.sqlite has operation {lsn}, and {last} is the last one known to be acknowledged");
+        let why = format!("{why}; open the database once without read_only");
+        Err(Error::io("search the words of", &self.dir, std::io::Error::other(why)))
+    }
+
     /// Waits until SQLite reflects everything visible now.
     pub(crate) fn wait_applied(&self) -> Result<()> {
         let visible = self.lock_log().last_lsn();

@@ -185,8 +185,8 @@ impl Engine {
         manifest: Option<&Manifest>,
     ) -> Result<bool> {
         for entry in manifest.iter().flat_map(|m| m.collections.iter()).filter(|e| !e.is_dropped()) {
+            self.applier.tokenizers().set(entry.id, entry.tokenizer);
             if self.collection(entry.id).is_err() {
-                self.applier.tokenizers().set(entry.id, entry.tokenizer);
                 let params = index_params(entry, &self.options);
                 let generation = Generation::new(&params, &self.segments, &self.options.clock);
                 self.insert_collection(Arc::new(CollectionCore::new(entry, 0, generation, Lsn(0))));

@@ -141,7 +141,13 @@ impl Engine {
     }
 
     /// Opens `dir`, which [`crate::follower::find_directory`] has accepted, to read it and to follow whoever writes it.
-    pub(crate) fn open_reading(vfs: Arc<dyn Vfs>, dir: &Path, options: &Options) -> Result<Arc<Engine>> {
+    /// What the writer has put into SQLite is at `meta`.
+    pub(crate) fn open_reading(
+        vfs: Arc<dyn Vfs>,
+        dir: &Path,
+        options: &Options,
+        meta: MetaLocation,
+    ) -> Result<Arc<Engine>> {
         let log = follower::open_log(&vfs, dir, options)?;
         let entries = log.collections().to_vec();
         check_default(dir, options, &entries)?;
@@ -150,7 +156,7 @@ impl Engine {
         let (dir, options) = (dir.to_owned(), options.clone());
         let words = "SQLite's cache is the writer's; a handle that was opened to read only has no part in it. Ask the one that writes";
         let why = Error::new(ErrorKind::Invalid(Subject::ReadOnly), words);
-        let applier = Applier::absent(&why, tokenizers_of(&entries, &options));
+        let applier = Applier::absent(&why, meta, log.db_uuid(), tokenizers_of(&entries, &options));
         Ok(Engine::assemble(Parts {
             vfs,
             dir,

@@ -20,6 +20,7 @@ _OnConflict = Literal["error", "skip", "replace"]
 _Ttl = Union[SupportsFloat, timedelta]
 _Instant = Union[datetime, SupportsFloat]
 _Include = Iterable[Literal["metadata", "document", "vector", "snippet"]]
+_RowInclude = Iterable[Literal["metadata", "document", "vector", "expires_at"]]
 _Fusion = Union[Literal["rrf"], Mapping[Literal["k", "vector", "text"], SupportsFloat]]
 
 class Hit(TypedDict):
@@ -47,6 +48,7 @@ class Row(TypedDict, total=False):
     metadata: Optional[dict[str, Any]]
     document: Optional[str]
     vector: NDArray[float32]
+    expires_at: Optional[datetime]
 
 _Mmr = TypedDict("_Mmr", {"lambda": float, "fetch": Optional[int]}, total=False)
 _Progress = Callable[[int, int], object]
@@ -277,18 +279,18 @@ class NoPokeDB:
         *,
         limit: SupportsIndex = 100,
         after: Optional[_Id] = None,
-        include: Optional[_Include] = None,
+        include: Optional[_RowInclude] = None,
     ) -> list[Row]: ...
     def delete_where(self, where: _Filter) -> int: ...
     @overload
     def get(self, id: Optional[_Id] = None, *, vid: Optional[_Id] = None) -> Optional[dict[str, Any]]: ...
     @overload
-    def get(self, id: _Id, *, include: _Include) -> Optional[Row]: ...
+    def get(self, id: _Id, *, include: _RowInclude) -> Optional[Row]: ...
     @overload
     def get(self, id: Iterable[_Id]) -> list[Optional[dict[str, Any]]]: ...
     @overload
-    def get(self, id: Iterable[_Id], *, include: _Include) -> list[Optional[Row]]: ...
-    def get_many(self, ids: Iterable[_Id], *, include: Optional[_Include] = None) -> list[Optional[Row]]: ...
+    def get(self, id: Iterable[_Id], *, include: _RowInclude) -> list[Optional[Row]]: ...
+    def get_many(self, ids: Iterable[_Id], *, include: Optional[_RowInclude] = None) -> list[Optional[Row]]: ...
     def upsert(
         self,
         id: Optional[_Id] = None,

@@ -14,10 +14,11 @@ class Hits(list):
     ----------
     explanation : dict
         `plan`: "scan" (the codes of all rows were scanned), "graph" (the graph was walked), "gather" (the few rows that
-        pass `where` were compared) or "exact" (all were, as asked). `rows` there are, and `matches` of `where` among them
-        (None without one); `ef`, the beam width of a walk; `searches`, more than one where `group_by` needed more rows
-        than expected; `candidates` that they found; `rows_scanned`; `code_distances` estimated and `exact_distances`
-        computed; `stages_us`, the microseconds of each stage by name; `total_us`.
+        pass `where` were compared), "exact" (all were, as asked) or "words" (there was no vector). `rows` there are, and
+        `matches` of `where` among them (None without one); `ef`, the beam width of a walk; `searches`, more than one where
+        `group_by` needed more rows than expected; `candidates` that they found, and `text_candidates` that the words found
+        (None without `text`); `rows_scanned`; `code_distances` estimated and `exact_distances` computed; `stages_us`, the
+        microseconds of each stage by name (with `text` among them "wait", for SQLite to have what was written); `total_us`.
 
     Examples
     --------

@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use super::Collection;
 use crate::error::{Error, Result};
+use crate::generation::Generation;
 use crate::meta::{Outcome, Reader};
 use crate::query::execute::{self, Scope};
-use crate::query::explain::Trace;
+use crate::query::explain::{Explanation, Trace};
 use crate::query::hybrid::Hybrid;
 use crate::query::request::{Hit, Query};
 use crate::text::postings::Source;
+use crate::types::Lsn;
 
 impl Collection {
     /// The `k` rows whose documents match the query's text best, by BM25: `min(k, matching rows)`, unless `min_score` leaves
@@ -24,6 +26,12 @@ impl Collection {
     /// `max_distance` is given; `Empty` when no row is live; `Corruption`, `Io`, `Closed`.
     pub fn search_text(&self, query: &Query) -> Result<Vec<Hit>> {
         self.check()?;
+        self.check_text(query)?;
+        Ok(self.hybrid(None, query, Trace::default)?.0)
+    }
+
+    /// Refuses a query that cannot be answered by words alone.
+    pub(super) fn check_text(&self, query: &Query) -> Result<()> {
         query.validate()?;
         if query.text.is_none() {
             return Err(Error::argument("there is nothing to search for; give a vector, a text, or both"));
@@ -31,11 +39,20 @@ impl Collection {
         if query.max_distance.is_some() {
             return Err(Error::argument("max_distance needs a vector to be distant from; give one, or use min_score"));
         }
-        self.hybrid(None, query)
+        Ok(())
     }
 
-    /// Searches by the query's text, and by `vector` if there is one.
-    pub(super) fn hybrid(&self, vector: Option<&[f32]>, query: &Query) -> Result<Vec<Hit>> {
+    /// Searches by the query's text, and by `vector` or examples if there are any, written along in a `trace`.
+    pub(super) fn hybrid(
+        &self,
+        vector: Option<&[f32]>,
+        query: &Query,
+        trace: fn() -> Trace,
+    ) -> Result<(Vec<Hit>, Explanation)> {
+        if query.has_examples() {
+            self.check_vector(vector.unwrap_or_default(), query)?;
+        }
+        let mut told = trace();
         loop {
             let generation = self.core.generation();
             let begun = generation.view().snapshot;
@@ -44,34 +61,61 @@ impl Collection {
             }
             let search = |reader: &Reader<'_>| -> Outcome<Option<Vec<Hit>>> {
                 let applied = reader.applied_lsn()?;
+                self.handle.engine.reach(applied)?;
                 let view = generation.view().back_at(applied);
                 // A rebuilt generation lacks rows that had died before it took over.
                 if !Arc::ptr_eq(&generation, &self.core.generation()) {
                     return Ok(None);
                 }
+                told.mark("wait");
                 let scope = Scope {
                     index: &generation.index,
                     view,
                     filters: &generation.filters,
                     calibration: &generation.calibration,
-                    trace: Trace::default(),
+                    trace: std::mem::take(&mut told),
                     metric: self.metric(),
                     ef: self.ef(),
                 };
-                let Some(text) = &query.text else { return Ok(Some(Vec::new())) };
-                let source = Source {
-                    applier: &self.handle.engine.applier,
-                    reader,
-                    applied,
-                    collection: self.core.id,
-                    tokenizer: self.tokenizer(),
-                    view: &scope.view,
-                };
-                Hybrid { scope: &scope, source: &source, cache: &generation.texts, vector, text, query }.run()
+                scope.trace.tell(|told| told.rows = scope.view.snapshot.live as usize);
+                let found = self.hybrid_in(&generation, &scope, reader, applied, vector, query);
+                told = scope.trace;
+                found
             };
             if let Some(hits) = self.handle.engine.applier.read(begun.lsn, search)? {
-                return Ok(hits);
+                return Ok((hits, told.finish()));
             }
         }
+    }
+
+    /// The hits in one state, which SQLite has as of `applied`.
+    fn hybrid_in(
+        &self,
+        generation: &Generation,
+        scope: &Scope<'_>,
+        reader: &Reader<'_>,
+        applied: Lsn,
+        vector: Option<&[f32]>,
+        query: &Query,
+    ) -> Outcome<Option<Vec<Hit>>> {
+        let Some(text) = &query.text else { return Ok(Some(Vec::new())) };
+        let mut blended = (Vec::new(), Vec::new());
+        if query.has_examples() {
+            let Some(found) = self.blend(generation, &scope.view, vector.unwrap_or_default(), query)? else {
+                return Ok(None);
+            };
+            blended = found;
+        }
+        let vector = if query.has_examples() { Some(&*blended.0) } else { vector };
+        let source = Source {
+            applier: &self.handle.engine.applier,
+            reader,
+            applied,
+            collection: self.core.id,
+            tokenizer: self.tokenizer(),
+            view: &scope.view,
+        };
+        let cache = &generation.texts;
+        Hybrid { scope, source: &source, cache, vector, without: &blended.1, text, query }.run()
     }
 }

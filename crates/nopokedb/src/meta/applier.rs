@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::connection::{Outcome, Trouble};
+use super::elsewhere::Elsewhere;
 use super::queue::{ApplierStats, Job, Shared};
 #[cfg(test)]
 use super::readers::MetaRecord;
 use super::readers::{Reader, Readers};
 use super::text::{Scratch, Tokenizers};
-use super::{AppliedBatch, MetaStore};
+use super::{AppliedBatch, MetaLocation, MetaStore};
 use crate::error::{Error, Result};
 use crate::io::lock::WriterLock;
 #[cfg(test)]
@@ -40,6 +41,8 @@ const ATTEMPTS: u32 = 3;
 pub(crate) struct Applier {
     shared: Arc<Shared>,
     readers: Arc<Readers>,
+    /// Where somebody else keeps the cache, if this only reads.
+    elsewhere: Option<Elsewhere>,
     tokenizers: Tokenizers,
     scratches: Mutex<Vec<Scratch>>,
     /// The process that started the thread. In a forked child there is no such thread, and the file is the parent's.
@@ -74,6 +77,7 @@ impl Applier {
         Ok(Applier {
             shared,
             readers,
+            elsewhere: None,
             tokenizers,
             scratches: Mutex::default(),
             pid: std::process::id(),
@@ -81,12 +85,18 @@ impl Applier {
         })
     }
 
-    /// No cache: nothing is kept, no thread runs, and who asks is refused.
-    pub(crate) fn absent(why: &Error, tokenizers: Tokenizers) -> Applier {
+    /// No cache of our own: nothing is kept, no thread runs, and who asks is refused, but for what can be read in the file that
+    /// the writer of the database `uuid` keeps.
+    pub(crate) fn absent(why: &Error, theirs: MetaLocation, uuid: [u8; 16], tokenizers: Tokenizers) -> Applier {
+        let elsewhere = match theirs {
+            MetaLocation::File(path) => Some(Elsewhere::new(&path, uuid)),
+            MetaLocation::Memory => None,
+        };
         let place = super::connection::Place::of(super::MetaLocation::Memory);
         Applier {
             shared: Arc::new(Shared::refusing(why)),
             readers: Arc::new(Readers::new(place)),
+            elsewhere,
             tokenizers,
             scratches: Mutex::default(),
             pid: std::process::id(),
@@ -170,6 +180,9 @@ impl Applier {
 
     /// Reads a state that has everything up to `lsn`. Damage met on the way has the cache rebuilt and `f` called again.
     pub(crate) fn read<T>(&self, lsn: Lsn, mut f: impl FnMut(&Reader<'_>) -> Outcome<T>) -> Result<T> {
+        if let Some(elsewhere) = &self.elsewhere {
+            return elsewhere.read(lsn, f);
+        }
         let mut attempt = 0;
         loop {
             attempt += 1;

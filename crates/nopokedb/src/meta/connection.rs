@@ -139,6 +139,16 @@ impl Place {
         Ok(conn)
     }
 
+    /// A connection to a file that nobody changes: it locks nothing, and makes no file of its own.
+    pub(super) fn open_immutable(&self) -> Outcome<Connection> {
+        let Place::File(path) = self else { return self.open_reader() };
+        let uri = Place::Memory(format!("{}?immutable=1", as_uri(path)));
+        let conn = uri.open(OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        conn.pragma_update(None, "query_only", true)?;
+        conn.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
+        Ok(conn)
+    }
+
     /// A connection that cannot write.
     pub(super) fn open_reader(&self) -> Outcome<Connection> {
         // In memory, read-only connections would each have a database of their own.
@@ -151,6 +161,18 @@ impl Place {
         conn.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
         Ok(conn)
     }
+}
+
+/// A path as SQLite's URIs have it.
+fn as_uri(path: &Path) -> String {
+    let mut uri = String::from("file:");
+    for &byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => uri.push(char::from(byte)),
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri
 }
 
 /// The bundled library is what is linked, so this cannot fail unless the build is changed.

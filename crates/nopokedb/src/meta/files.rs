@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::error::{IoContext, Result};
 
@@ -89,6 +90,28 @@ fn quarantined(path: &Path) -> Result<Vec<(u64, PathBuf)>> {
         }
     }
     Ok(found)
+}
+
+/// What shows that a file was changed, or that somebody may be about to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) file: Option<FileId>,
+    len: u64,
+    pub(super) modified: SystemTime,
+    /// Whether there is a write-ahead log, an empty one included: whoever writes has one.
+    pub(super) has_wal: bool,
+}
+
+/// Looks at the database `path`; `None` if there is none.
+pub(super) fn look(path: &Path) -> Result<Option<Seen>> {
+    let seen = match std::fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.context("look at", path)?,
+    };
+    let wal = companion(path, "-wal");
+    let has_wal = wal.try_exists().context("look for", &wal)?;
+    let modified = seen.modified().context("look at", path)?;
+    Ok(Some(Seen { file: identity(path), len: seen.len(), modified, has_wal }))
 }
 
 /// What tells one file from another that took its name.

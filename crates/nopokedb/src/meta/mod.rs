@@ -18,6 +18,7 @@
 
 mod applier;
 mod connection;
+mod elsewhere;
 mod files;
 mod journal;
 mod old;

@@ -12,7 +12,7 @@ use super::{Found, MetaLocation, Opened};
 use crate::error::{Error, ErrorKind, Result};
 use crate::types::Lsn;
 
-const SCHEMA: &str = include_str!("schema.sql");
+pub(super) const SCHEMA: &str = include_str!("schema.sql");
 /// What it means that the file is ahead of the log, in words that a repair knows again.
 pub(crate) const AHEAD: &str = "the device lost acknowledged writes";
 const SCHEMA_VERSION: i64 = 2;

@@ -130,6 +130,13 @@ pub(crate) struct Reader<'c> {
 
 const COLUMNS: &str = "lsn, collection, id, key, metadata, document, expires_ms, hash";
 
+impl<'c> Reader<'c> {
+    /// Reads through `conn`, which is in a transaction.
+    pub(super) fn new(conn: &'c Connection) -> Self {
+        Reader { conn }
+    }
+}
+
 impl Reader<'_> {
     pub(super) fn conn(&self) -> &Connection {
         self.conn

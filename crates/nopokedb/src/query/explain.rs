@@ -20,16 +20,19 @@ pub enum Plan {
     Gather,
     /// All rows (that pass the filter) were compared in full precision, as the query asked.
     Exact,
+    /// No vector was asked for: documents were ranked by their words.
+    Words,
 }
 
 impl Plan {
-    /// `"scan"`, `"graph"`, `"gather"` or `"exact"`.
+    /// `"scan"`, `"graph"`, `"gather"`, `"exact"` or `"words"`.
     pub fn name(self) -> &'static str {
         match self {
             Plan::Scan => "scan",
             Plan::Graph => "graph",
             Plan::Gather => "gather",
             Plan::Exact => "exact",
+            Plan::Words => "words",
         }
     }
 }
@@ -50,6 +53,8 @@ pub struct Explanation {
     pub searches: usize,
     /// Rows that the searches found, before limits, groups and diversity.
     pub candidates: usize,
+    /// Rows that the words found, if words were asked for.
+    pub text_candidates: Option<usize>,
     /// Rows whose codes were compared one after the other.
     pub rows_scanned: usize,
     /// Distances estimated from codes, those of scanned rows included.

@@ -50,6 +50,9 @@ pub struct Query {
 
 /// Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): of the rows nearest to the query, those are chosen one
 /// by one that have the highest `lambda * score - (1 - lambda) * the highest score between it and a row chosen before`.
+///
+/// With a text, whose scores have another scale: `lambda * score / best score - (1 - lambda) * likeness`, where the likeness of
+/// two rows is their cosine, under l2 `1 / (1 + distance)`, under ip their product divided by the chosen one's with itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Diversity {
     /// 1 is the usual order, 0 thinks of difference only (after the nearest row, which always comes first).
@@ -154,11 +157,6 @@ impl Query {
                 return Err(Error::argument("recall says what is to be found, ef how hard to look; give one of them"));
             }
             _ => {}
-        }
-        if self.text.is_some() && (self.has_stages() || self.has_examples()) {
-            let message = "text goes with a vector, where, limits, offset and include; mmr, group_by, positive and negative \
-                           are for queries without text";
-            return Err(Error::argument(message));
         }
         self.ef.map_or(Ok(()), |ef| in_range("ef", ef, 1, 65_536))
     }

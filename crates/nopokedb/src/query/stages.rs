@@ -31,7 +31,7 @@ impl Chosen {
 }
 
 /// Rows looked at for each that is wanted, at first and from one look to the next.
-const GROWTH: usize = 4;
+pub(super) const GROWTH: usize = 4;
 
 impl Scope<'_> {
     /// The rows that answer a query with stages, in order, or `None` if one is gone. Those of `without` (sorted) are left out.
