@@ -16,9 +16,12 @@ use crate::query::request::{Include, Query};
 use crate::stats::Stats;
 use crate::types::{Id, RecordId, Slot};
 use crate::vectors::Visibility;
-use crate::vectors::keys::places;
+use crate::vectors::keys::{PLACES, first_place};
 use crate::vectors::view::View;
 
+/// So many more rows than those of a page are looked at, for a record may have one of a text's [`PLACES`] numbers: rows of up to that
+/// many numbers come before a text's first one and after it in order, and the other way round.
+const NEIGHBOURS: usize = 2 * PLACES;
 /// Searches between two words about the progress.
 const WATCHED: usize = 8;
 
@@ -104,11 +107,13 @@ impl Collection {
         loop {
             let generation = self.core.generation();
             let view = generation.view();
-            let after = after.map(|id| position(&generation, id)).transpose()?;
-            let slots = page(&generation, &view, after, limit, filter)?;
+            let slots = page(&generation, &view, after.map(first_place), limit.saturating_add(NEIGHBOURS), filter)?;
             let rows = slots.into_iter().map(|slot| view.with_row(slot, |row| record(&row)));
             // A row that is missing was compacted away since the view was taken: a fresh one does not have it.
-            if let Some(rows) = rows.collect::<Result<Option<Vec<_>>>>()? {
+            if let Some(mut rows) = rows.collect::<Result<Option<Vec<_>>>>()? {
+                rows.retain(|row| after.is_none_or(|after| order(&row.id) > order(after)));
+                rows.sort_by(|a, b| order(&a.id).cmp(&order(&b.id)));
+                rows.truncate(limit);
                 return Ok(rows);
             }
         }
@@ -201,29 +206,27 @@ impl Collection {
     }
 }
 
-/// Where `id` is or was in the order of a scroll. The number of a text that was deleted may have been any of its places:
-/// going on after the first misses nothing.
-fn position(generation: &Generation, id: &Id) -> Result<RecordId> {
-    let found = generation.find(id)?;
-    let gone = match id {
-        Id::Int(number) => RecordId(*number),
-        Id::Text(text) => places(text).next().unwrap_or(RecordId(RecordId::FIRST_TEXT)),
-    };
-    Ok(found.record.filter(|_| found.slot.is_some()).unwrap_or(gone))
+/// The order of a scroll, which is that of the ids alone: what number a text's record has among its places depends on who was there
+/// before it.
+fn order(id: &Id) -> (RecordId, &str) {
+    match id {
+        Id::Int(_) => (first_place(id), ""),
+        Id::Text(text) => (first_place(id), text),
+    }
 }
 
-/// The slots of the `limit` smallest ids above `after` that pass, by id.
+/// The slots of the `limit` smallest numbers from `from` on that pass, by number.
 fn page(
     generation: &Generation,
     view: &View<'_>,
-    after: Option<RecordId>,
+    from: Option<RecordId>,
     limit: usize,
     filter: Option<&Filter>,
 ) -> Result<Vec<Slot>> {
     let mut page = BinaryHeap::new();
     let mut offer = |slot: Slot| {
         let id = view.rows.id(slot);
-        if after.is_some_and(|after| id <= after) {
+        if from.is_some_and(|from| id < from) {
             return;
         }
         if page.len() < limit {
