@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use nopokedb::testing::{Fate, Keep, SimDisk};
 use nopokedb::{Database, Query};
-use support::{Model, Rng, Row, TEXT, Write, collection, long, number, options, perform, seeds, served, vector};
+use support::{
+    Expires, Model, Rng, Row, TEXT, Write, collection, long, number, options, perform, seeds, served, vector,
+};
 use tempfile::TempDir;
 
 /// Collections in play, the default one among them.
@@ -152,7 +154,11 @@ impl Life {
             30 => Write::Batch(c, (0..70).map(|_| self.x()).collect()),
             31..40 => self.given(c),
             40..47 => self.mixed(c),
-            47..60 => Write::Upsert(c, id, self.x()),
+            47..56 => Write::Upsert(c, id, self.x()),
+            56..60 => {
+                let when = if self.rng.chance(60) { Expires::InAges } else { Expires::Already };
+                Write::Expiring(c, id, self.x(), when)
+            }
             60..65 => Write::Note(c, id, u32::try_from(self.rng.below(3)).unwrap()),
             65..70 => Write::Retag(c, id, u32::try_from(self.rng.below(1_000)).unwrap()),
             70..74 => Write::Document(c, id, 6 + self.rng.below(20_000)),
@@ -278,7 +284,7 @@ impl Life {
                     let write = self.some_write();
                     let touched = match &write {
                         Write::Upsert(0, id, _) | Write::Retag(0, id, _) | Write::Document(0, id, _) => id % 2 == 0,
-                        Write::Delete(0, id) | Write::Note(0, id, _) => id % 2 == 0,
+                        Write::Delete(0, id) | Write::Note(0, id, _) | Write::Expiring(0, id, ..) => id % 2 == 0,
                         Write::Mixed(..) | Write::DeleteWhere(..) | Write::Drop(_) | Write::Create(_) => true,
                         _ => false,
                     };
