@@ -165,6 +165,11 @@ impl NoPokeDB {
     }
 
     /// Whether the handle was opened with `read_only=True`.
+    ///
+    /// Examples
+    /// --------
+    /// >>> NoPokeDB(dim=2, path="read_only").read_only
+    /// False
     #[getter]
     fn read_only(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.opened(py)?.database.is_read_only())
@@ -243,36 +248,66 @@ impl NoPokeDB {
     }
 
     /// Length of every vector.
+    ///
+    /// Examples
+    /// --------
+    /// >>> NoPokeDB(dim=3, path="dim").dim
+    /// 3
     #[getter]
     fn dim(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self.opened(py)?.collection.dim())
     }
 
     /// How distance is measured: 'cosine', 'l2' or 'ip'.
+    ///
+    /// Examples
+    /// --------
+    /// >>> NoPokeDB(dim=2, path="space", space="l2").space
+    /// 'l2'
     #[getter]
     fn space(&self, py: Python<'_>) -> PyResult<&'static str> {
         Ok(self.opened(py)?.collection.metric().name())
     }
 
     /// How documents are cut into words for full-text search: 'unicode61', 'porter' or 'trigram'.
+    ///
+    /// Examples
+    /// --------
+    /// >>> NoPokeDB(dim=2, path="tokenizer").tokenizer
+    /// 'unicode61'
     #[getter]
     fn tokenizer(&self, py: Python<'_>) -> PyResult<&'static str> {
         Ok(self.opened(py)?.collection.tokenizer().name())
     }
 
     /// The name of the model that makes the vectors, if it was given once.
+    ///
+    /// Examples
+    /// --------
+    /// >>> NoPokeDB(dim=2, path="model", model="minilm").model
+    /// 'minilm'
     #[getter]
     fn model(&self, py: Python<'_>) -> PyResult<Option<&str>> {
         Ok(self.opened(py)?.collection.model())
     }
 
     /// The directory, as it was given.
+    ///
+    /// Examples
+    /// --------
+    /// >>> NoPokeDB(dim=2, path="path").path
+    /// 'path'
     #[getter]
     fn path(&self, py: Python<'_>) -> PyResult<&str> {
         Ok(&self.opened(py)?.path)
     }
 
     /// Links per row of the search graph.
+    ///
+    /// Examples
+    /// --------
+    /// >>> NoPokeDB(dim=2, path="M", M=24).M
+    /// 24
     #[getter]
     #[pyo3(name = "M")]
     fn m(&self, py: Python<'_>) -> PyResult<usize> {
@@ -280,12 +315,24 @@ impl NoPokeDB {
     }
 
     /// Beam width while the search graph is built.
+    ///
+    /// Examples
+    /// --------
+    /// >>> NoPokeDB(dim=2, path="ef_construction").ef_construction
+    /// 200
     #[getter]
     fn ef_construction(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self.opened(py)?.collection.ef_construction())
     }
 
     /// Beam width of the queries of this handle that do not give one. May be set.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="ef")
+    /// >>> db.ef = 80
+    /// >>> db.ef
+    /// 80
     #[getter]
     fn ef(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self.opened(py)?.ef.load(Relaxed))
@@ -300,6 +347,11 @@ impl NoPokeDB {
     }
 
     /// The hint given at opening, or the number of rows where that is larger.
+    ///
+    /// Examples
+    /// --------
+    /// >>> NoPokeDB(dim=2, path="max_elements", max_elements=50).max_elements
+    /// 50
     #[getter]
     fn max_elements(&self, py: Python<'_>) -> PyResult<usize> {
         Ok(self.opened(py)?.collection.max_elements())
