@@ -23,7 +23,7 @@ use crate::query::target::Calibration;
 use crate::text::TextCache;
 use crate::types::{Id, Lsn, RecordId, Slot};
 use crate::vectors::expiry::{Expiries, NEVER};
-use crate::vectors::ids::IdMap;
+use crate::vectors::ids::{IdMap, IdWriter};
 use crate::vectors::keys::places;
 use crate::vectors::rows::{GONE, Loc, Rows, SharedSegments};
 use crate::vectors::view::{Snapshot, StoredVectors, View};
@@ -62,7 +62,7 @@ impl Generation {
         segments: &SharedSegments,
         clock: &Clock,
         image: Image,
-        fill: impl FnOnce(&Slots<'_>),
+        fill: impl FnOnce(&mut Slots<'_, '_>),
     ) -> Generation {
         Self::make(params, segments, clock, fill, |params, source| Index::with_image(params, source, image))
     }
@@ -71,12 +71,12 @@ impl Generation {
         params: &IndexParams,
         segments: &SharedSegments,
         clock: &Clock,
-        fill: impl FnOnce(&Slots<'_>),
+        fill: impl FnOnce(&mut Slots<'_, '_>),
         index: impl FnOnce(IndexParams, Arc<dyn VectorSource>) -> Index,
     ) -> Generation {
         let rows = Arc::new(Rows::new(params.dim, segments.clone()));
         let (ids, expiries) = (IdMap::default(), Expiries::default());
-        fill(&Slots { rows: &rows, ids: &ids, expiries: &expiries });
+        ids.update(|ids| fill(&mut Slots { rows: &rows, ids, expiries: &expiries }));
         let source = StoredVectors { rows: rows.clone(), segments: segments.clone() };
         Generation {
             index: index(*params, Arc::new(source)),
@@ -261,9 +261,9 @@ impl Found {
 
 /// The slots of a generation that is being put together.
 #[derive(Debug)]
-pub(crate) struct Slots<'a> {
+pub(crate) struct Slots<'a, 'b> {
     rows: &'a Rows,
-    ids: &'a IdMap,
+    ids: &'a mut IdWriter<'b>,
     expiries: &'a Expiries,
 }
 
@@ -279,10 +279,14 @@ pub(crate) struct StoredRow {
     pub(crate) expires_ms: i64,
 }
 
-impl Slots<'_> {
-    /// Fills a slot with a row. Nobody reads the generation yet.
-    pub(crate) fn restore(&self, slot: Slot, row: &StoredRow) {
-        self.rows.reserve(slot.index() + 1);
+impl Slots<'_, '_> {
+    /// Makes room for `len` slots.
+    pub(crate) fn reserve(&self, len: usize) {
+        self.rows.reserve(len);
+    }
+
+    /// Fills a reserved slot with a row. Nobody reads the generation yet.
+    pub(crate) fn restore(&mut self, slot: Slot, row: &StoredRow) {
         self.rows.set(slot, row.id, row.lsn, row.loc);
         if row.expires_ms != 0 {
             self.rows.set_expiry(slot, row.expires_ms);
@@ -291,7 +295,7 @@ impl Slots<'_> {
             self.rows.kill(slot, row.died);
             return;
         }
-        self.ids.update(|ids| ids.put(row.id, slot));
+        self.ids.put(row.id, slot);
         if row.expires_ms != 0 {
             self.expiries.lock().insert(slot, row.expires_ms);
         }
@@ -317,7 +321,6 @@ impl Apply<'_> {
         let last = first.checked_add(frame.len()).ok_or_else(too_many)?;
         g.rows.reserve(last as usize);
         g.ids.update(|ids| {
-            ids.reserve(frame.len() as usize);
             for row in frame.rows() {
                 let row = row?;
                 let replaced = match (row.kind, row.vector_offset) {
@@ -357,7 +360,8 @@ impl Apply<'_> {
         let g = self.generation;
         let slot = Slot(self.next);
         self.next = self.next.checked_add(1).ok_or_else(too_many)?;
-        Slots { rows: &g.rows, ids: &g.ids, expiries: &g.expiries }.restore(slot, row);
+        g.rows.reserve(slot.index() + 1);
+        g.ids.update(|ids| Slots { rows: &g.rows, ids, expiries: &g.expiries }.restore(slot, row));
         self.lsn = self.lsn.max(row.lsn);
         g.index.append(slot, vector)
     }

@@ -13,7 +13,7 @@
 //! Invariants: nothing is changed before the lock is held and the stored dimension and metric agree with the caller's;
 //! what is damaged and is a cache is rebuilt; what is damaged and is the log is an error naming file and offset.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -37,6 +37,7 @@ use crate::log::{IMPORTING, REPAIRING, claim, inspect, remove_mark};
 use crate::meta::{Applier, MetaLocation, MetaStore, Opened, Tokenizers};
 use crate::options::{Options, narrow};
 use crate::types::{CollectionId, Lsn, RecordId, Slot, Watch};
+use crate::vectors::ids::IdTable;
 use crate::vectors::rows::{GONE, Loc, SegmentTable, SharedSegments};
 
 /// Seed of the graph's level choice: fixed, so that one thread builds the same graph twice.
@@ -282,7 +283,8 @@ struct Replay {
 #[derive(Debug, Default)]
 struct Puts {
     rows: Vec<StoredRow>,
-    latest: HashMap<u64, usize>,
+    /// The row that each id has now.
+    latest: IdTable,
     next_id: u64,
 }
 
@@ -341,12 +343,13 @@ impl Puts {
                 if !id.is_text() {
                     self.next_id = self.next_id.max(id.0 + 1);
                 }
+                let place = u32::try_from(self.rows.len()).expect("rows take forty bytes of memory each");
                 self.rows.push(StoredRow { id, lsn, loc, died: Lsn(0), expires_ms });
-                self.latest.insert(id.0, self.rows.len() - 1)
+                self.latest.put(id.0, place)
             }
-            None => self.latest.remove(&id.0),
+            None => self.latest.remove(id.0),
         };
-        let old = &mut self.rows[replaced?];
+        let old = &mut self.rows[replaced? as usize];
         old.died = lsn;
         Some(old.loc)
     }
@@ -429,6 +432,7 @@ impl Puts {
         let lsns = image.lsns.clone();
         let mut rows = self.rows.iter().peekable();
         let generation = Generation::with_image(params, segments, clock, image, |slots| {
+            slots.reserve(lsns.len());
             for (slot, &lsn) in (0..).map(Slot).zip(&lsns) {
                 while rows.next_if(|p| p.lsn.0 < lsn).is_some() {}
                 match rows.next_if(|p| p.lsn.0 == lsn) {

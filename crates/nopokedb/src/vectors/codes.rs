@@ -204,8 +204,40 @@ impl Codes {
             self.factors.append(&[encoded.factor]);
         }
         let row = self.hi.append(nibbles);
-        if row % BLOCK_64 == BLOCK_64 - 1 && (self.grid.has_signs() || row < INTERLEAVED_ROWS) {
-            self.append_block(row + 1 - BLOCK_64);
+        self.append_blocks(row);
+    }
+
+    /// Appends rows' codes as an image holds them: nibbles, norm, factor each. False if one makes no sense.
+    pub(crate) fn append_run(&self, bytes: &[u8]) -> bool {
+        let stride = self.grid.width / 2 + 8;
+        let float =
+            |row: &[u8], at: usize| f32::from_le_bytes(row[stride - 8 + at..][..4].try_into().expect("four bytes"));
+        let rows = || bytes.chunks_exact(stride);
+        if !rows().all(|row| float(row, 0).is_finite() && float(row, 0) >= 0.0 && float(row, 4).is_finite()) {
+            return false;
+        }
+        let (norms, factors): (Vec<f32>, Vec<f32>) = rows().map(|row| (float(row, 0), float(row, 4))).unzip();
+        if !self.grid.uniform() {
+            let longest = norms.iter().fold(0f32, |longest, norm| longest.max(*norm));
+            self.norms.append(&norms);
+            self.longest.fetch_max(longest.to_bits(), Relaxed);
+        }
+        if self.grid.has_signs() {
+            self.factors.append(&factors);
+        }
+        let mut each = rows();
+        let first = self.hi.append_with(norms.len(), |_, nibbles| {
+            nibbles.copy_from_slice(&each.next().expect("as many as were counted")[..stride - 8]);
+        });
+        self.append_blocks(first);
+        true
+    }
+
+    /// Lays out the blocks that the rows from `first` on completed.
+    fn append_blocks(&self, first: usize) {
+        let upto = if self.grid.has_signs() { self.len() } else { self.len().min(INTERLEAVED_ROWS) };
+        for block in first / BLOCK_64..upto / BLOCK_64 {
+            self.append_block(block * BLOCK_64);
         }
     }
 

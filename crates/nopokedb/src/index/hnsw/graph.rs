@@ -40,6 +40,12 @@ const LINE_WORDS: usize = 16;
 #[repr(align(64))]
 struct Line([AtomicU32; LINE_WORDS]);
 
+impl Line {
+    fn empty() -> Line {
+        Line(std::array::from_fn(|_| AtomicU32::new(NONE)))
+    }
+}
+
 /// Nodes in the first bucket, and buckets per doubling: memory runs at most an eighth ahead of need.
 const FIRST_LOG2: u32 = 6;
 const STEPS_LOG2: u32 = 3;
@@ -122,12 +128,54 @@ impl Graph {
             bucket.get_or_init(|| {
                 let mut lines = Vec::with_capacity(bucket_len(b) * self.lines);
                 nopokedb_kernels::prefer_huge_pages(lines.spare_capacity_mut());
-                lines.resize_with(lines.capacity(), || Line(std::array::from_fn(|_| AtomicU32::new(NONE))));
+                lines.resize_with(bucket_len(b) * self.lines, Line::empty);
                 lines.into_boxed_slice()
             });
         }
         self.twins.reserve(len as usize);
         self.chained.reserve(len.div_ceil(64) as usize);
+    }
+
+    /// Takes the next lists as an image holds them, in slot order: `capacity` words each, [`NONE`] behind the last link. False
+    /// if one makes no sense: a link to a slot that will not be covered, or behind a [`NONE`].
+    pub(crate) fn take_lists(&self, filled: &mut Filled, bytes: &[u8]) -> bool {
+        let mut fine = true;
+        for list in bytes.chunks_exact(4 * self.capacity) {
+            let room = bucket_len(filled.bucket) * self.lines;
+            if filled.lines.is_empty() {
+                filled.lines.reserve_exact(room);
+                nopokedb_kernels::prefer_huge_pages(filled.lines.spare_capacity_mut());
+            }
+            let mut ended = false;
+            for line in list.chunks(4 * LINE_WORDS) {
+                let mut words = line.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word));
+                filled.lines.push(Line(std::array::from_fn(|_| {
+                    let word = words.next().unwrap_or(NONE);
+                    fine &= word == NONE || !ended && slot_of(word) < filled.covered;
+                    ended |= word == NONE;
+                    AtomicU32::new(word)
+                })));
+            }
+            if filled.lines.len() == room {
+                self.publish_lists(filled);
+            }
+        }
+        fine
+    }
+
+    /// After the last of [`Graph::take_lists`]: all covered slots have a list.
+    pub(crate) fn finish_lists(&self, filled: &mut Filled) {
+        if !filled.lines.is_empty() {
+            self.publish_lists(filled);
+        }
+        self.reserve(filled.covered);
+    }
+
+    fn publish_lists(&self, filled: &mut Filled) {
+        let mut lines = std::mem::take(&mut filled.lines);
+        lines.resize_with(bucket_len(filled.bucket) * self.lines, Line::empty);
+        self.buckets[filled.bucket].get_or_init(|| lines.into_boxed_slice());
+        filled.bucket += 1;
     }
 
     #[inline]
@@ -248,6 +296,21 @@ impl Graph {
             .get()
             .map_or(0, |buckets| buckets.iter().filter_map(OnceLock::get).map(|b| size_of_val::<[Line]>(b)).sum());
         lists + self.twins.bytes() + self.chained.bytes() + self.entries.bytes()
+    }
+}
+
+/// How far [`Graph::take_lists`] has come: each bucket is written once, as its lists come, and published when it is full.
+#[derive(Debug)]
+pub(crate) struct Filled {
+    covered: u32,
+    bucket: usize,
+    lines: Vec<Line>,
+}
+
+impl Filled {
+    /// Nothing yet of a graph that will cover so many slots.
+    pub(crate) fn new(covered: u32) -> Filled {
+        Filled { covered, bucket: 0, lines: Vec::new() }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::graph::{Graph, NONE, slot_of};
+use super::graph::{Filled, Graph, NONE};
 use super::image::{
     BLOCK, END_MAGIC, FOOTER_FIXED, HEADER_LEN, Image, KINDS, Kind, MAGIC, Parts, SECTION_ENTRY, SECTIONS, SECTIONS_AT,
     Section, Stamp, VERSION, lay_out, metric_code,
@@ -16,8 +16,13 @@ use crate::index::flat::Flat;
 use crate::index::space::Stored;
 use crate::io::vfs::{OpenMode, Vfs, VfsFile, read_exact_at};
 use crate::types::{CollectionId, Lsn, Metric};
-use crate::vectors::codes::{Codes, Encoded, Grid};
+use crate::vectors::codes::{Codes, Grid};
 use crate::vectors::rotate::padded;
+
+/// Images of more bytes than this are read on two threads.
+pub(super) const PARALLEL_FROM: u64 = 4 << 20;
+/// The sections from here on are about rows, those before about links.
+const FIRST_OF_ROWS: usize = 4;
 
 /// Reads and checks the image at `path`. It must belong to `expected` in everything but the LSN, and its LSN must not be
 /// above `expected.lsn`.
@@ -31,7 +36,7 @@ pub(crate) fn read(vfs: &dyn Vfs, path: &Path, expected: &Stamp) -> Result<Image
     if stamp.lsn > expected.lsn {
         return Err(reader.bad(32, "it reflects operations that the log does not hold"));
     }
-    reader.contents(stamp, &sections)
+    reader.contents(&stamp, &sections)
 }
 
 struct Reader<'a> {
@@ -144,40 +149,49 @@ impl Reader<'_> {
         Ok(sections)
     }
 
-    /// Reads all blocks, checks them, and fills a graph and the per-slot data.
-    fn contents(&self, stamp: Stamp, sections: &[Section; SECTIONS]) -> Result<Image> {
-        let mut filling = self.filling(stamp, sections)?;
-        let mut fault = None;
-        self.elements(sections, |kind, i, bytes| {
-            if !filling.take(kind, i, bytes) && fault.is_none() {
-                fault = Some((kind, i));
-            }
-        })?;
-        if let Some((kind, i)) = fault {
-            return Err(self.bad(HEADER_LEN as u64, &format!("element {i} of its {kind:?} section makes no sense")));
-        }
-        let Filling { covered, lsns, graph, stored, codes, .. } = filling;
-        graph.publish(covered);
+    /// Reads all blocks, checks them, and fills a graph and the per-slot data: on two threads where that pays.
+    fn contents(&self, stamp: &Stamp, sections: &[Section; SECTIONS]) -> Result<Image> {
+        self.check_sizes(stamp, sections)?;
+        let (links, rows) = sections.split_at(FIRST_OF_ROWS);
+        let middle = rows[0].offset;
+        let read_links = || {
+            let mut filling = LinksFilling::new(stamp, links);
+            self.part(links, middle, &mut |kind, first, bytes| filling.take(kind, first, bytes))?;
+            Ok::<_, Error>(filling.finish())
+        };
+        let read_rows = || {
+            let mut filling = RowsFilling::new(stamp, rows);
+            self.part(rows, self.end, &mut |kind, first, bytes| filling.take(kind, first, bytes))?;
+            Ok::<_, Error>(filling)
+        };
+        let (links, rows) = if self.end < PARALLEL_FROM {
+            (read_links(), read_rows())
+        } else {
+            std::thread::scope(|scope| {
+                let links = scope.spawn(read_links);
+                let rows = read_rows();
+                (links.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), rows)
+            })
+        };
+        let ((lsns, graph), RowsFilling { stored, codes, .. }) = (links?, rows?);
         Ok(Image {
             #[cfg(test)]
-            stamp: filling.stamp,
+            stamp: stamp.clone(),
             lsns,
             parts: Parts { graph, stored, codes },
         })
     }
 
-    /// Empty arrays of the sizes that the sections have, if those belong together.
-    fn filling(&self, stamp: Stamp, sections: &[Section; SECTIONS]) -> Result<Filling> {
+    /// Whether the sections' sizes belong together.
+    fn check_sizes(&self, stamp: &Stamp, sections: &[Section; SECTIONS]) -> Result<()> {
         let [lsns, links, twins, entries, stored_at, centre, codes_at] = sections;
-        let slots = u32::try_from(lsns.count).map_err(|_| self.bad(SECTIONS_AT as u64, "it has too many slots"))?;
         let (capacity, dim) = (2 * stamp.m as usize, stamp.dim as usize);
-        let stored = Stored::new();
         let has_codes = Flat::keeps_codes(dim);
         let code_bytes = if has_codes { padded(dim) / 2 + 8 } else { 8 };
         let right = links.stride == 4 * capacity
             && lsns.stride == 8
             && [twins, entries, centre].iter().all(|s| s.stride == 4)
-            && (stored_at.stride, codes_at.stride) == (stored.stride(), code_bytes)
+            && (stored_at.stride, codes_at.stride) == (Stored::new().stride(), code_bytes)
             && links.count == twins.count
             && links.count <= lsns.count
             && stored_at.count == lsns.count
@@ -186,47 +200,41 @@ impl Reader<'_> {
         if !right {
             return Err(self.bad(SECTIONS_AT as u64, "its sections have the wrong sizes"));
         }
-        #[allow(clippy::cast_possible_truncation)] // at most `slots`
-        let covered = links.count as u32;
-        let graph = Graph::new(capacity);
-        graph.reserve(covered);
-        stored.reserve(slots);
-        Ok(Filling {
-            covered,
-            lsns: Vec::with_capacity(lsns.count),
-            graph,
-            stored,
-            codes: (has_codes && centre.count == 0).then(|| empty_codes(&stamp, Vec::new())),
-            centre: Vec::with_capacity(centre.count),
-            words: Vec::with_capacity(capacity),
-            stamp,
-        })
+        u32::try_from(lsns.count).map_err(|_| self.bad(SECTIONS_AT as u64, "it has too many slots")).map(|_| ())
     }
 
-    /// Calls `take` with every element of every section, in order, each from blocks that match their checksums.
-    fn elements(&self, sections: &[Section; SECTIONS], mut take: impl FnMut(Kind, u32, &[u8])) -> Result<()> {
-        let mut window = Vec::with_capacity(4 * BLOCK);
-        let mut window_at = HEADER_LEN as u64;
-        let mut next_block = 0;
+    /// Reads the blocks from the first of `sections` to `until` and checks them; calls `take` with runs of whole elements, in
+    /// order: their kind, the first one's number and their bytes. It says whether they make sense.
+    fn part(&self, sections: &[Section], until: u64, take: &mut dyn FnMut(Kind, u32, &[u8]) -> bool) -> Result<()> {
+        let block_of = |offset: u64| usize::try_from((offset - HEADER_LEN as u64) / BLOCK as u64).unwrap_or(usize::MAX);
+        let mut next_block = block_of(sections[0].offset);
+        let mut window_at = (HEADER_LEN + next_block * BLOCK) as u64;
+        let mut window = Vec::with_capacity(2 * BLOCK);
         for section in sections {
-            for i in 0..section.count {
-                let at = section.offset + (i * section.stride) as u64;
-                while at + section.stride as u64 > window_at + window.len() as u64 {
-                    let used = usize::try_from(at - window_at).unwrap_or(usize::MAX).min(window.len());
-                    if used >= BLOCK || used == window.len() {
-                        window.drain(..used);
-                        window_at += used as u64;
-                    }
+            let mut done = 0;
+            while done < section.count {
+                let at = section.offset + (done * section.stride) as u64;
+                let used = usize::try_from(at - window_at).unwrap_or(usize::MAX).min(window.len());
+                let run = ((window.len() - used) / section.stride).min(section.count - done);
+                if run == 0 {
+                    window.drain(..used);
+                    window_at += used as u64;
                     self.block(next_block, &mut window)?;
                     next_block += 1;
+                    continue;
                 }
-                let start = usize::try_from(at - window_at).map_err(|_| self.bad(at, "it is too large"))?;
                 #[allow(clippy::cast_possible_truncation)] // counts are at most the slots', which are u32
-                take(section.kind, i as u32, &window[start..start + section.stride]);
+                let first = done as u32;
+                if !take(section.kind, first, &window[used..used + run * section.stride]) {
+                    let what =
+                        format!("what its {:?} section holds from element {first} on makes no sense", section.kind);
+                    return Err(self.bad(at, &what));
+                }
+                done += run;
             }
         }
         // What no element lies in (padding) is checked too.
-        while next_block < self.hashes.len() {
+        while next_block < self.hashes.len() && ((HEADER_LEN + next_block * BLOCK) as u64) < until {
             window.clear();
             self.block(next_block, &mut window)?;
             next_block += 1;
@@ -248,19 +256,6 @@ impl Reader<'_> {
     }
 }
 
-/// Fills slot `i`'s list if its links make sense.
-fn take_links(graph: &Graph, i: u32, bytes: &[u8], covered: u32, words: &mut Vec<u32>) -> bool {
-    let all = bytes.chunks_exact(4).map(|b| u32_at(b, 0));
-    words.clear();
-    words.extend(all.clone().take_while(|&w| w != NONE));
-    let padded = all.skip(words.len()).all(|w| w == NONE);
-    let fine = padded && words.iter().all(|&w| slot_of(w) < covered);
-    if fine {
-        graph.set_links(i, words);
-    }
-    fine
-}
-
 /// Hangs `twin` behind slot `i` if that makes sense. Chains go up, so they end.
 fn take_twin(graph: &Graph, i: u32, twin: u32, covered: u32) -> bool {
     if twin == NONE {
@@ -273,58 +268,98 @@ fn take_twin(graph: &Graph, i: u32, twin: u32, covered: u32) -> bool {
     fine
 }
 
-/// No codes yet, around `centre`.
-fn empty_codes(stamp: &Stamp, centre: Vec<f32>) -> Codes {
-    Codes::new(Grid::new(stamp.metric, stamp.dim as usize, centre, stamp.seed))
+/// The words of a section of u32.
+fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word))
 }
 
-/// An image on its way into memory.
-struct Filling {
-    stamp: Stamp,
+/// Graph and LSNs on their way into memory.
+struct LinksFilling {
     covered: u32,
     lsns: Vec<u64>,
     graph: Graph,
-    stored: Stored,
-    codes: Option<Codes>,
-    centre: Vec<f32>,
-    words: Vec<u32>,
+    lists: Filled,
 }
 
-impl Filling {
-    /// Takes element `i` of a section; false if it makes no sense. Elements come in order.
-    fn take(&mut self, kind: Kind, i: u32, bytes: &[u8]) -> bool {
-        let Filling { graph, covered, .. } = self;
+impl LinksFilling {
+    fn new(stamp: &Stamp, sections: &[Section]) -> LinksFilling {
+        #[allow(clippy::cast_possible_truncation)] // at most the slots, which are u32
+        let covered = sections[1].count as u32;
+        let graph = Graph::new(2 * stamp.m as usize);
+        LinksFilling { covered, lsns: Vec::with_capacity(sections[0].count), lists: Filled::new(covered), graph }
+    }
+
+    /// Takes the elements of a section from number `first` on; false if one makes no sense. Elements come in order.
+    fn take(&mut self, kind: Kind, first: u32, bytes: &[u8]) -> bool {
+        let LinksFilling { covered, lsns, graph, lists } = self;
         match kind {
             Kind::Lsns => {
-                self.lsns.push(u64_at(bytes, 0));
+                lsns.extend(bytes.as_chunks::<8>().0.iter().map(|&lsn| u64::from_le_bytes(lsn)));
                 true
             }
-            Kind::Links => take_links(graph, i, bytes, *covered, &mut self.words),
-            Kind::Twins => take_twin(graph, i, u32_at(bytes, 0), *covered),
-            Kind::Entries => {
-                let entry = u32_at(bytes, 0);
-                if entry < *covered {
+            Kind::Links => graph.take_lists(lists, bytes),
+            Kind::Twins => {
+                graph.finish_lists(lists);
+                (first..).zip(words(bytes)).all(|(i, twin)| take_twin(graph, i, twin, *covered))
+            }
+            _ => words(bytes).all(|entry| {
+                let fine = entry < *covered;
+                if fine {
                     graph.add_entry(entry);
                 }
-                entry < *covered
-            }
-            Kind::Stored => self.stored.decode(i, bytes),
-            Kind::Centre => {
-                self.centre.push(f32::from_bits(u32_at(bytes, 0)));
-                if self.centre.len() == self.stamp.dim as usize {
-                    self.codes = Some(empty_codes(&self.stamp, std::mem::take(&mut self.centre)));
-                }
-                f32::from_bits(u32_at(bytes, 0)).is_finite()
-            }
-            Kind::Codes => self.take_code(bytes),
+                fine
+            }),
         }
     }
 
-    fn take_code(&mut self, bytes: &[u8]) -> bool {
-        let Some(codes) = &self.codes else { return false };
-        let (nibbles, rest) = bytes.split_at(bytes.len() - 8);
-        let encoded = Encoded { norm: f32::from_bits(u32_at(rest, 0)), factor: f32::from_bits(u32_at(rest, 4)) };
-        codes.append_encoded(nibbles, encoded);
-        encoded.norm.is_finite() && encoded.norm >= 0.0 && encoded.factor.is_finite()
+    fn finish(self) -> (Vec<u64>, Graph) {
+        self.graph.publish(self.covered);
+        (self.lsns, self.graph)
+    }
+}
+
+/// Norms and codes on their way into memory.
+struct RowsFilling {
+    stored: Stored,
+    codes: Option<Codes>,
+    centre: Vec<f32>,
+    stamp: Stamp,
+}
+
+impl RowsFilling {
+    fn new(stamp: &Stamp, sections: &[Section]) -> RowsFilling {
+        let stored = Stored::new();
+        #[allow(clippy::cast_possible_truncation)] // slots are u32
+        stored.reserve(sections[0].count as u32);
+        let mut filling = RowsFilling { stored, codes: None, centre: Vec::new(), stamp: stamp.clone() };
+        if Flat::keeps_codes(stamp.dim as usize) && sections[1].count == 0 {
+            filling.begin_codes();
+        }
+        filling
+    }
+
+    /// No codes yet, around the centre that was read.
+    fn begin_codes(&mut self) {
+        let Stamp { metric, dim, seed, .. } = self.stamp;
+        self.codes = Some(Codes::new(Grid::new(metric, dim as usize, std::mem::take(&mut self.centre), seed)));
+    }
+
+    /// Takes the elements of a section from number `first` on; false if one makes no sense. Elements come in order.
+    fn take(&mut self, kind: Kind, first: u32, bytes: &[u8]) -> bool {
+        match kind {
+            Kind::Stored => {
+                let stride = self.stored.stride();
+                (first..).zip(bytes.chunks_exact(stride)).all(|(i, bytes)| self.stored.decode(i, bytes))
+            }
+            Kind::Centre => {
+                self.centre.extend(words(bytes).map(f32::from_bits));
+                let fine = self.centre.iter().all(|x| x.is_finite());
+                if self.centre.len() == self.stamp.dim as usize {
+                    self.begin_codes();
+                }
+                fine
+            }
+            _ => self.codes.as_ref().is_some_and(|codes| codes.append_run(bytes)),
+        }
     }
 }

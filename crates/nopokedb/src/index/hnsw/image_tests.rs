@@ -83,6 +83,32 @@ fn an_image_brings_back_the_same_index() {
 }
 
 #[test]
+fn a_large_image_is_read_on_two_threads_and_as_carefully() {
+    let n = 28_000;
+    let f = Fixture::new(n);
+    let mut bytes = read_file(&f.disk, &f.path("image"), 1 << 30).unwrap();
+    assert!(bytes.len() as u64 > super::image_read::PARALLEL_FROM + (1 << 18));
+    let image = f.read("image", f.index.params()).unwrap();
+    assert_eq!(image.lsns, f.lsns);
+    let again = Index::with_image(*f.index.params(), Arc::new(f.rows.clone()), image);
+    assert!((0..28_000).all(|s| again.graph.links(s).eq(f.index.graph.links(s))));
+    assert!((0..28_000).all(|s| again.graph.twin(s) == f.index.graph.twin(s)));
+    let (codes, expected) = (again.flat.codes(), f.index.flat.codes());
+    assert!((0..28_000).all(|s| codes.hi_row(s) == expected.hi_row(s) && codes.norm(s) == expected.norm(s)));
+    let view = Holes::all(n);
+    for q in 0..20 {
+        let scanned = |i: &Index| i.search_flat(f.rows.row(q), 15, &view, &mut Scratch::new()).unwrap();
+        assert_eq!(scanned(&again), scanned(&f.index));
+    }
+    // A byte of each 64 KiB, among them each section's and those where one thread's part ends and the other's begins.
+    for at in (4_096..bytes.len() - 40).step_by(64 << 10) {
+        bytes[at] ^= 1;
+        assert!(f.read_bytes(&bytes).is_err(), "byte {at} went unnoticed");
+        bytes[at] ^= 1;
+    }
+}
+
+#[test]
 fn an_image_without_rows_is_an_image() {
     let rows = Rows::gaussian(7, 0, 1);
     let index = index(&rows, Metric::L2);
