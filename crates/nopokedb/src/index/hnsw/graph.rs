@@ -148,13 +148,19 @@ impl Graph {
             }
             let mut ended = false;
             for line in list.chunks(4 * LINE_WORDS) {
-                let mut words = line.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word));
-                filled.lines.push(Line(std::array::from_fn(|_| {
-                    let word = words.next().unwrap_or(NONE);
-                    fine &= word == NONE || !ended && slot_of(word) < filled.covered;
-                    ended |= word == NONE;
-                    AtomicU32::new(word)
-                })));
+                let mut words = [NONE; LINE_WORDS];
+                for (word, bytes) in words.iter_mut().zip(line.as_chunks::<4>().0) {
+                    *word = u32::from_le_bytes(*bytes);
+                }
+                // Most lines are full, which is told without a branch per word.
+                let full = words.iter().fold(true, |full, &word| full & (slot_of(word) < filled.covered));
+                if ended || !full {
+                    for &word in &words {
+                        fine &= word == NONE || !ended && slot_of(word) < filled.covered;
+                        ended |= word == NONE;
+                    }
+                }
+                filled.lines.push(Line(words.map(AtomicU32::new)));
             }
             if filled.lines.len() == room {
                 self.publish_lists(filled);
