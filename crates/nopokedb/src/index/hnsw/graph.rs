@@ -118,13 +118,16 @@ impl Graph {
         self.len.store(len, Release);
     }
 
+    fn table(&self) -> &Buckets {
+        self.buckets.get_or_init(|| Box::new([const { OnceLock::new() }; BUCKETS]))
+    }
+
     /// Makes room for `len` slots. Writer only.
     pub(crate) fn reserve(&self, len: u32) {
         if len == 0 {
             return;
         }
-        let buckets = self.buckets.get_or_init(|| Box::new([const { OnceLock::new() }; BUCKETS]));
-        for (b, bucket) in buckets.iter().enumerate().take(locate(len - 1).0 + 1) {
+        for (b, bucket) in self.table().iter().enumerate().take(locate(len - 1).0 + 1) {
             bucket.get_or_init(|| {
                 let mut lines = Vec::with_capacity(bucket_len(b) * self.lines);
                 nopokedb_kernels::prefer_huge_pages(lines.spare_capacity_mut());
@@ -180,7 +183,7 @@ impl Graph {
     fn publish_lists(&self, filled: &mut Filled) {
         let mut lines = std::mem::take(&mut filled.lines);
         lines.resize_with(bucket_len(filled.bucket) * self.lines, Line::empty);
-        self.buckets[filled.bucket].get_or_init(|| lines.into_boxed_slice());
+        self.table()[filled.bucket].get_or_init(|| lines.into_boxed_slice());
         filled.bucket += 1;
     }
 
