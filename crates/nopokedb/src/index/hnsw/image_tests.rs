@@ -93,7 +93,7 @@ fn a_large_image_is_read_on_two_threads_and_as_carefully() {
     let again = Index::with_image(*f.index.params(), Arc::new(f.rows.clone()), image);
     assert!((0..28_000).all(|s| again.graph.links(s).eq(f.index.graph.links(s))));
     assert!((0..28_000).all(|s| again.graph.twin(s) == f.index.graph.twin(s)));
-    let (codes, expected) = (again.flat.codes(), f.index.flat.codes());
+    let (codes, expected) = (again.flat.codes().unwrap(), f.index.flat.codes().unwrap());
     assert!((0..28_000).all(|s| codes.hi_row(s) == expected.hi_row(s) && codes.norm(s) == expected.norm(s)));
     let view = Holes::all(n);
     for q in 0..20 {
