@@ -184,8 +184,12 @@ impl Generation {
         if self.index.wants_graph(upto) { upto.saturating_sub(self.index.graph_len()) } else { 0 }
     }
 
-    /// Moves visible tail rows into the graph until done or told to stop.
+    /// Moves visible tail rows into the graph until done or told to stop. What walks cannot get through is taken out of it
+    /// first: a row would be linked to what is near on its own side of a wall, and stay hard to find.
     pub(crate) fn absorb(&self, threads: usize, stop: &AtomicBool) -> Result<usize> {
+        if self.has_walls() {
+            self.repair(threads, stop)?;
+        }
         let view = self.stored();
         self.index.absorb(view.snapshot.len, threads, &view, stop)
     }
@@ -208,12 +212,17 @@ impl Generation {
 
     /// Whether so many rows died since the last repair that walks waste time on them, or cannot get through them.
     pub(crate) fn wants_repair(&self) -> bool {
-        if self.rows.lost_any() && self.index.walks_rows() && self.index.graph_len() > 0 {
+        if self.has_walls() {
             return true;
         }
         let snapshot = **self.snapshot.load();
         let dead = (snapshot.len - snapshot.live).saturating_sub(self.repaired.load(Relaxed));
         dead > 0 && u64::from(dead) * 10 > u64::from(self.index.graph_len())
+    }
+
+    /// Whether the graph may lead to rows without bytes, where walks need them.
+    fn has_walls(&self) -> bool {
+        self.rows.lost_any() && self.index.walks_rows() && self.index.graph_len() > 0
     }
 
     /// Marks a slot dead from `lsn` on, and counts its row among the dead of its segment. Writer only.
