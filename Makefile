@@ -79,7 +79,7 @@ crash-rust:
 	  target/crash-out/rust.txt
 
 crash-python: $(VENV)/.installed
-	NOPOKEDB_CRASH=long $(PY) -m pytest -s -k "sigkill or killed" crates/nopokedb-python/tests/test_processes.py crates/nopokedb-python/tests/test_readers.py
+	NOPOKEDB_CRASH=long $(PY) -m pytest -o faulthandler_timeout=0 -s -k "sigkill or killed" crates/nopokedb-python/tests/test_processes.py crates/nopokedb-python/tests/test_readers.py
 
 power: ## Cut the power of a writing process hundreds of times on ext4, XFS and Btrfs (needs root and loop devices; says so if they are missing)
 	@mkdir -p target/crash-out
