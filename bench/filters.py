@@ -12,6 +12,7 @@ field costs when it is first asked about, and a value that is new.
 import argparse
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from statistics import median
 
@@ -22,6 +23,8 @@ from nopokedb import NoPokeDB
 
 SCRATCH = Path(__file__).resolve().parent / "out/scratch"
 K = 10
+# Queries whose recall is measured.
+SURE = 200
 PARTS = 1_000_000
 
 
@@ -52,6 +55,12 @@ def recall(found, exact):
     """The share of hits as near as the farthest of the exact ones."""
     good = sum(sum(hit["distance"] <= best[-1]["distance"] for hit in hits) for hits, best in zip(found, exact) if best)
     return good / max(1, sum(map(len, exact)))
+
+
+def plan(db, queries, where):
+    """Which ways the queries are answered."""
+    ways = Counter(db.query(query, K, where=where, explain=True).explanation["plan"] for query in queries)
+    return ", ".join(f"{way} {count / len(queries):.0%}" for way, count in ways.most_common())
 
 
 def filters():
@@ -95,13 +104,14 @@ def main():
                     times[name].append(seconds)
                     answers[name].append(hits)
         usual = median(times["no filter"])
-        print(f"{'':22}{'p50 us':>9}{'p95 us':>9}{'ratio':>7}{'recall':>8}{'rows':>9}")
+        plans = {name: plan(db, queries[:SURE], where) for name, where in cases.items()}
+        print(f"{'':22}{'p50 us':>9}{'p95 us':>9}{'ratio':>7}{'recall':>8}{'rows':>9}  how")
         for name, where in cases.items():
-            exact = [db.query(query, K, where=where, exact=True) for query in queries[:200]]
+            exact = [db.query(query, K, where=where, exact=True) for query in queries[:SURE]]
             p50, p95 = median(times[name]) * 1e6, np.percentile(times[name], 95) * 1e6
-            found = recall(answers[name][:200], exact)
+            found = recall(answers[name][:SURE], exact)
             assert all(len(a) == len(b) for a, b in zip(answers[name], exact)), "never short"
-            print(f"{name:22}{p50:9.1f}{p95:9.1f}{p50 / usual / 1e6:7.2f}{found:8.4f}{db.count(where):9,}")
+            print(f"{name:22}{p50:9.1f}{p95:9.1f}{p50 / usual / 1e6:7.2f}{found:8.4f}{db.count(where):9,}  {plans[name]}")
         stats = db.stats()
     print(f"a field first asked about: {first * 1e3:.1f} ms, two more at once: {together * 1e3:.1f} ms")
     print(f"a new value: {median(known) * 1e6:.0f} us; with a new range of another field: {median(both) * 1e6:.0f} us")

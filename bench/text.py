@@ -1,5 +1,9 @@
 """Text and hybrid queries on synthetic documents (Zipf's law), through the package; or, with --sqlite, FTS5 alone.
 
+The vectors lie in 256 clusters (`data.clustered`), as those of texts do, and have nothing to do with the words. Each question of a
+hybrid query has a vector of its own. Beside them are timed the two parts of such a query: the words alone and the vector alone, each as
+deep as a hybrid query looks.
+
     python bench/text.py --rows 100000
     python bench/text.py --rows 1000000 --sqlite
 """
@@ -13,9 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
+import data
+
 VOCABULARY = 200_000
 BATCH = 20_000
 DIM = 64
+LATENT = 16
+# How many rows of each side a hybrid query looks at.
+DEPTH = 256
 
 
 def batches(rows: int) -> Iterator[list[str]]:
@@ -53,21 +62,26 @@ def timed(ask, questions) -> list[float]:
 def through_the_package(rows: int, path: Path) -> None:
     from nopokedb import NoPokeDB
 
-    rng = np.random.default_rng(3)
+    base, asked_vectors = data.clustered(rows, DIM, 100, latent=LATENT)
     with NoPokeDB(dim=DIM, path=path) as db:
         start = time.perf_counter()
-        for documents in batches(rows):
-            db.add_many(rng.standard_normal((len(documents), DIM), dtype=np.float32), documents=documents)
+        for i, documents in enumerate(batches(rows) if len(db) < rows else ()):
+            first = i * BATCH
+            db.add_many(base[first : first + len(documents)], documents=documents)
         print(f"{rows} rows added in {time.perf_counter() - start:.1f} s", flush=True)
         start = time.perf_counter()
         db.query(text="w0")
         print(f"and taken in after {time.perf_counter() - start:.1f} s more", flush=True)
-        vector = rng.standard_normal(DIM, dtype=np.float32)
+        db.wait_indexed()
+        print(f"indexed after {time.perf_counter() - start:.1f} s", flush=True)
+        report(f"vector alone, k={DEPTH}", timed(lambda vector: db.query(vector, k=DEPTH), asked_vectors))
         for name, low, high in [("common words (rank 1 to 50)", 0, 50), ("rank 50 to 1,000", 50, 1_000), ("rare words", 1_000, VOCABULARY)]:
             asked = queries(low, high, 100)
             for again in ("new", "asked before"):
                 report(f"text, {name}, {again}", timed(lambda text: db.query(text=text, k=10), asked))
-            report(f"hybrid, {name}, asked before", timed(lambda text: db.query(vector, text=text, k=10), asked))
+            report(f"text, {name}, k={DEPTH}", timed(lambda text: db.query(text=text, k=DEPTH), asked))
+            both = list(zip(asked_vectors, asked))
+            report(f"hybrid, {name}, asked before", timed(lambda ask: db.query(ask[0], text=ask[1], k=10), both))
 
 
 def through_sqlite(rows: int, path: Path) -> None:

@@ -79,6 +79,8 @@ pub enum Way {
     Walk,
     /// The planner's choice.
     Planned,
+    /// The usual walk, without the filter.
+    Usual,
 }
 
 /// An index over rows in memory.
@@ -146,7 +148,8 @@ impl IndexBench {
             Way::Gather => index.search_few(query, k, slots, true, &passing, scratch),
             Way::Scan => index.search_flat(query, k, &passing, scratch),
             Way::Hops => index.search_hops(query, k, ef, among, &passing, scratch),
-            Way::Walk => index.search_graph(query, k, ef, &passing, scratch),
+            Way::Walk => index.search_rare(query, k, ef, among, &passing, scratch),
+            Way::Usual => index.search_graph(query, k, ef, &self.view, scratch),
             Way::Planned => index.search_among(query, k, ef, among, &passing, scratch),
         };
         Ok((hits?, start.elapsed().as_secs_f64()))

@@ -1,7 +1,7 @@
 //! Every way among the rows that pass finds nearly what an exact search finds, however few pass and wherever they lie.
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // shares of counts, and orders
 
-use super::filtered::{Among, wider};
+use super::filtered::Among;
 use super::testing::{Holes, Random, Rows, built, oracle, truth};
 use super::{Index, Scratch};
 use crate::types::{Metric, Slot};
@@ -68,7 +68,7 @@ fn compare(
             index.search_few(query, k, &slots, true, &view, &mut scratch).unwrap(),
             index.search_flat(query, k, &view, &mut scratch).unwrap(),
             index.search_hops(query, k, EF, among, &view, &mut scratch).unwrap(),
-            index.search_graph(query, k, wider(EF, share as f32), &view, &mut scratch).unwrap(),
+            index.search_rare(query, k, EF, among, &view, &mut scratch).unwrap(),
             index.search_among(query, k, EF, among, &view, &mut scratch).unwrap(),
         ];
         wanted += k;

@@ -47,7 +47,7 @@ use crate::types::{CollectionId, Lsn, Metric, Slot};
 use crate::vectors::code_query::Plane;
 use crate::vectors::codes::Codes;
 use crate::vectors::{VectorSource, Visibility};
-use filtered::Gathered;
+use filtered::{Gathered, Rare};
 use flat::Flat;
 use hnsw::beam::Stop;
 use hnsw::check::{GraphReport, check};
@@ -270,8 +270,8 @@ impl Index {
     /// Measures what scans and walks cost and find, for the planner.
     fn measure(&self, view: &dyn Visibility) -> Result<()> {
         let (mut scratch, mut vector) = (Scratch::new(), Vec::new());
-        let (mut scans, mut walks) = (Duration::ZERO, Duration::ZERO);
-        let (mut queries, mut found, mut wanted) = (0u32, 0, 0);
+        let (mut scans, mut walks) = (Vec::new(), Vec::new());
+        let (mut found, mut wanted) = (0, 0);
         let rows = view.len();
         for slot in (0..rows).step_by((rows / MEASURED_QUERIES).max(1) as usize) {
             if !view.is_live(Slot(slot)) || !self.space.copy_row(slot, &mut vector)? {
@@ -281,17 +281,15 @@ impl Index {
             let scanned = self.search_flat(&vector, MEASURED_K, view, &mut scratch)?;
             let middle = Instant::now();
             let walked = self.search_graph(&vector, MEASURED_K, MEASURED_EF, view, &mut scratch)?;
-            walks += middle.elapsed();
-            scans += middle - start;
-            queries += 1;
+            walks.push(middle.elapsed());
+            scans.push(middle - start);
             wanted += scanned.len();
             found += walked.iter().zip(&scanned).filter(|(w, s)| w.0 <= s.0).count();
         }
-        if queries > 0 {
-            #[allow(clippy::cast_precision_loss)] // estimates
-            let (mean, recall) =
-                (|d: Duration| d.as_nanos() as f32 / queries as f32, found as f32 / wanted.max(1) as f32);
-            self.costs.measured(self.graph.len(), rows, mean(scans), mean(walks), recall);
+        if !scans.is_empty() {
+            #[allow(clippy::cast_precision_loss)] // an estimate
+            let recall = found as f32 / wanted.max(1) as f32;
+            self.costs.measured(self.graph.len(), rows, median_ns(scans), median_ns(walks), recall);
             self.measure_among(view, &mut scratch)?;
         }
         Ok(())
@@ -407,6 +405,21 @@ impl Index {
         view: &dyn Visibility,
         scratch: &mut Scratch,
     ) -> Result<Vec<(f32, Slot)>> {
+        // Fewer than k rows may be all there are; only a scan can tell.
+        self.walk(vector, k, ef, None, view, scratch)?.map_or_else(|| self.search_flat(vector, k, view, scratch), Ok)
+    }
+
+    /// Walks the graph and scans the tail. `None` if that found fewer than `k` rows, or gave up looking for the rows that are
+    /// visible among many that are not, as far as it is known how rare they are.
+    fn walk(
+        &self,
+        vector: &[f32],
+        k: usize,
+        ef: usize,
+        rare: Option<Rare>,
+        view: &dyn Visibility,
+        scratch: &mut Scratch,
+    ) -> Result<Option<Vec<(f32, Slot)>>> {
         self.space.probe(vector, &mut scratch.probe.exact)?;
         scratch.top.reset(k);
         scratch.way = Way::Graph;
@@ -422,13 +435,13 @@ impl Index {
         let is_dead = |slot: u32| !all_live && !view.is_live(Slot(slot));
         let field = Field { graph: &self.graph, rows: &rows, limit: graph_len };
         let (width, stop) = self.beam_of(k, ef, rows.noise(probe));
-        walker.walk(field, probe, width, stop, &is_dead)?;
-        self.rerank(walker, probe, rows.codes, k, graph_len, view, top)?;
-        if top.sorted().len() < k {
-            // Fewer than k rows may be all there are; only a scan can tell.
-            return self.search_flat(vector, k, view, scratch);
+        let (width, stop) = rare.map_or((width.into(), stop), |rare| rare.beam(k, width, stop));
+        let arrived = walker.walk(field, probe, width, stop, &is_dead)?;
+        if !arrived && rare.is_some() {
+            return Ok(None);
         }
-        Ok(answer(top))
+        self.rerank(walker, probe, rows.codes, k, graph_len, view, top)?;
+        Ok((top.sorted().len() >= k).then(|| answer(top)))
     }
 
     /// The beam of a query with `ef`: up to twice as wide where much lies almost as near as what is sought, and not used up
@@ -436,7 +449,7 @@ impl Index {
     fn beam_of(&self, k: usize, ef: usize, noise: f32) -> (usize, Option<Stop>) {
         match self.params.metric {
             Metric::Ip => (ef.max(k), None),
-            _ => (2 * ef.max(k), Some(Stop { anchor: k.max(ef / 3), stretch: SEARCH_STRETCH, noise })),
+            _ => (2 * ef.max(k), Some(Stop { anchor: k.max(ef / 3), anchor_all: 0, stretch: SEARCH_STRETCH, noise })),
         }
     }
 
@@ -455,23 +468,26 @@ impl Index {
         let slack = codes.map_or(0.0, |_| probe.code.slack(Plane::Nibbles, RERANK_DEVIATIONS));
         let mut margin = None;
         // What the k-th estimate leaves out is seldom compared: no need to ask for it.
-        let likely = match (codes, walker.beam.rows().nth(k.max(1) - 1)) {
+        let likely = match (codes, walker.beam.live().nth(k.max(1) - 1)) {
             (Some(codes), Some((kth, _))) => {
                 let longest = codes.longest();
                 probe.code.margin(Plane::Nibbles, kth, RERANK_DEVIATIONS).of_all(longest) + slack * longest
             }
             _ => f32::INFINITY,
         };
-        let mut ahead = walker.beam.rows().take_while(|row| row.0 <= likely).map(|row| row.1);
-        for (i, (estimate, node)) in walker.beam.rows().enumerate() {
-            if i % RERANK_AHEAD == 0 {
+        let mut ahead = walker.beam.live().take_while(|row| row.0 <= likely).map(|row| row.1);
+        // Counts the live ones.
+        let mut i = 0;
+        for ((estimate, node), is_live) in walker.beam.marked() {
+            if is_live && i % RERANK_AHEAD == 0 {
                 // One block ahead of the one that is compared now.
                 let mut next = [node; 2 * RERANK_AHEAD];
                 let next = &mut next[..if i == 0 { 2 * RERANK_AHEAD } else { RERANK_AHEAD }];
                 let asked = next.iter_mut().zip(&mut ahead).map(|(next, node)| *next = node).count();
                 self.space.prefetch(&next[..asked]);
             }
-            if i % 4 == 0
+            if is_live
+                && i % 4 == 0
                 && i >= k
                 && codes.is_some()
                 && let Some(&(kth, _)) = top.sorted().get(k - 1)
@@ -484,9 +500,11 @@ impl Index {
                     break;
                 }
                 if estimate - slack * norm > margin.of_norm(norm) {
+                    i += usize::from(is_live);
                     continue;
                 }
             }
+            i += usize::from(is_live);
             self.offer_chain(node, probe, graph_len, view, top)?;
         }
         Ok(())
@@ -553,6 +571,12 @@ impl Index {
     pub(crate) fn check(&self, view: &dyn Visibility) -> GraphReport {
         check(&self.graph, &|slot| slot < view.len() && view.is_live(Slot(slot)))
     }
+}
+
+/// The median: what else runs on the machine makes a few of them much longer.
+fn median_ns(mut times: Vec<Duration>) -> f32 {
+    times.sort_unstable();
+    times.get(times.len() / 2).map_or(0.0, |median| median.as_secs_f32() * 1e9)
 }
 
 /// Whether a row is live as far as `view` knows: one that it does not reach yet was appended after it.

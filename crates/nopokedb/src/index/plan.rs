@@ -6,6 +6,7 @@
 //!
 //! Threading: one measurer; any thread chooses. Figures are read one by one: a mixture of old and new only costs time.
 
+use super::filtered::LIVE_FOR_ONE;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -40,8 +41,6 @@ pub(crate) const MEASURED_QUERIES: u32 = 32;
 
 /// Below this share of passing rows, hops of two links lead to too few of them.
 const HOPS_FROM: f32 = 0.04;
-/// Below this one, the beam of a walk is nearly all rows that do not pass.
-const WALK_FROM: f32 = 0.08;
 
 /// What is known about the costs.
 #[derive(Debug)]
@@ -127,12 +126,24 @@ impl Costs {
         if graph_len > 0 && share >= HOPS_FROM {
             hops = places * ns(&self.hop_ns) * (0.1 / share).max(0.5) + tail;
         }
-        if graph_len > 0 && share >= WALK_FROM {
-            walk = places * ns(&self.place_ns) * (2.0 - share) / share + tail;
+        if graph_len > 0 {
+            // The beam is twice as wide as its places.
+            let wider = (LIVE_FOR_ONE * k) as f32 / (share * 2.0 * places);
+            walk = places * ns(&self.place_ns) * wider.max(1.0) + tail;
         }
         (hops, walk) = (hops * self.patience(places), walk * self.patience(places));
         let ways = [(gather, Route::Gather), (scan, Route::Scan), (hops, Route::Hops), (walk, Route::Walk)];
         ways.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map_or(Route::Scan, |(_, way)| way)
+    }
+
+    /// Rows in the beam of a walk that costs twice as much as the other ways to find rows of the `passing` among `len`.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // an estimate
+    pub(crate) fn beam_for(&self, len: u32, passing: usize, listed: bool) -> usize {
+        let ns = |bits: &AtomicU32| f32::from_bits(bits.load(Relaxed));
+        let scan = len as f32 * ns(&self.row_ns);
+        let other = if listed { scan.min(passing as f32 * ns(&self.gather_ns)) } else { scan };
+        // A beam is twice as wide as its places; and twice as much is worth trying before it is given up.
+        (4.0 * other / ns(&self.place_ns).max(1.0)).min(65_536.0) as usize
     }
 
     /// How many times a walk's cost a scan may cost where walks find less than they should. A caller who asks for a wide beam
@@ -176,15 +187,17 @@ mod tests {
     fn few_rows_that_pass_are_gathered_and_most_walked_through() {
         let costs = Costs::expected(128);
         let way = |len, passing, listed| costs.choose_among(len, len, 10, 50, passing, listed);
-        // A machine on which hops are worth their while in large collections only.
+        // A machine on which hops are worth their while where few pass.
         costs.measured(1_000_000, 1_000_000, 4_000_000.0, 20_000.0, 0.99);
-        costs.measured_among(20.0, 3_000.0);
+        costs.measured_among(20.0, 1_000.0);
         assert_eq!(way(1_000_000, 100, true), Route::Gather);
         assert_eq!(way(1_000_000, 10_000, true), Route::Gather);
         assert_eq!(way(1_000_000, 100_000, false), Route::Hops);
         assert_eq!(way(1_000_000, 900_000, false), Route::Walk);
-        assert_eq!(way(1_000_000, 20_000, false), Route::Scan, "too few for hops, not listed");
-        assert_eq!(way(10_000, 2_500, false), Route::Scan);
+        assert_eq!(way(1_000_000, 500_000, false), Route::Walk, "as wide a beam as without a filter");
+        assert_eq!(way(1_000_000, 20_000, false), Route::Walk, "too few for hops, not listed");
+        assert_eq!(way(1_000_000, 1_000, false), Route::Scan, "too few for any walk");
+        assert_eq!(way(10_000, 1_000, false), Route::Scan);
         assert_eq!(costs.choose_among(20_000, 0, 10, 50, 19_000, false), Route::Scan, "no graph");
     }
 

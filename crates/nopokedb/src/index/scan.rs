@@ -3,7 +3,7 @@
 //! Invariants:
 //! 1. What is offered to an answer is exact and live, and no row is offered twice. At least min(k, live) rows are offered.
 //! 2. No row is passed over unless its estimate says that it is farther than the k-th exact distance by more than
-//!    [`DEVIATIONS`] times the estimate's error, or [`BUDGET`] rows were nearer by their estimates.
+//!    [`DEVIATIONS`] times the estimate's error, or so many rows were nearer by their estimates as [`Scan::budget`] says.
 //!
 //! Several queries share the pass: each chunk of codes is read from memory once and scored for all of them.
 
@@ -24,6 +24,9 @@ use crate::vectors::codes::Codes;
 const DEVIATIONS: f32 = 3.0;
 /// Exact distances at most, beside those of the first round.
 const BUDGET: usize = 4096;
+/// That, or this part of all rows, where not all are live: where a filter leaves out what is near, a large part of the others is
+/// about as far as the nearest of them.
+pub(super) const BUDGET_PART: usize = 4;
 /// Rows scanned between two looks at the best so far: their sums stay in the first-level cache.
 const CHUNK: usize = 1024;
 const SHARED_CHUNK: usize = 256;
@@ -192,7 +195,7 @@ impl Scan<'_> {
             // Rows between what was pooled and what may still belong to the answer.
             self.pool_more(margin, lane.scratch);
             self.forget_offered(lane);
-            let budget = BUDGET.max(2 * self.k);
+            let budget = self.budget();
             lane.scratch.shrink(budget);
             lane.scratch.pool.sort_unstable();
             let budget = lane.scratch.exact + budget;
@@ -240,8 +243,14 @@ impl Scan<'_> {
         let most = margin.of_all(self.codes.longest());
         lane.scratch.pool.retain(|entry| !matches!(parts(*entry).0.partial_cmp(&most), Some(Ordering::Greater)));
         lane.scratch.pool.sort_unstable();
-        self.rerank(lane, BUDGET.max(2 * self.k))?;
+        self.rerank(lane, self.budget())?;
         Ok(true)
+    }
+
+    /// Exact distances at most.
+    fn budget(&self) -> usize {
+        let part = if self.view.all_live() { 0 } else { self.rows / BUDGET_PART };
+        BUDGET.max(2 * self.k).max(part)
     }
 
     /// Takes from the pool what the signs' first guess had offered already.

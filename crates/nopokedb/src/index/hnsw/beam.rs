@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! 1. Sorted by distance, then slot; no slot twice.
-//! 2. It ends with its `ef`-th live row, so dead rows do not use it up: they are walked through. Only a beam that is nearly
-//!    all dead is cut off sooner; the caller's exact fall-back takes over then.
+//! 2. It ends with its last live row that is wanted ([`Width`]), so dead rows do not use it up: they are walked through. Only a
+//!    beam that is nearly all dead is cut off sooner; the caller's exact fall-back takes over then.
 //!
 //! A round's finds are sorted and merged in one pass from the back, which costs less than inserting them one by one.
 
@@ -14,7 +14,7 @@ type Key = u64;
 const EXPANDED: Key = 1;
 const DEAD: Key = 2;
 const SLOT_SHIFT: u32 = 2;
-/// A beam holds at most this many times `ef` rows, dead ones included.
+/// A beam holds at most this many times the live rows that it is to hold, dead ones included.
 const MAX_DEAD_FACTOR: usize = 16;
 
 /// Maps a float to an integer of the same order.
@@ -49,13 +49,37 @@ pub(crate) struct Beam {
     keys: Vec<Key>,
     /// What the present round found.
     found: Vec<Key>,
-    ef: usize,
+    width: Width,
     live: usize,
     /// All keys before this one are expanded.
     cursor: usize,
+    expanded: usize,
+    /// Whether `least` needs no more looking at.
+    judged: bool,
+    /// Where the stop's anchor was last; nothing nearer came since.
+    anchored: usize,
     /// What is not nearer than this is of no use.
     bound: f32,
     stop: Option<Stop>,
+}
+
+/// How many rows a beam keeps: the nearest, until there are as many as both of the first two say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Width {
+    /// Live ones.
+    pub(crate) live: usize,
+    /// Rows, live or not.
+    pub(crate) all: usize,
+    /// It never holds more than this, however few of them are live.
+    pub(crate) most: usize,
+    /// Live rows that must be among the first `all` once so many were expanded: see [`Beam::gives_up`].
+    pub(crate) least: usize,
+}
+
+impl From<usize> for Width {
+    fn from(live: usize) -> Width {
+        Width { live, all: 0, most: live * MAX_DEAD_FACTOR, least: 0 }
+    }
 }
 
 /// When a walk is over before its beam is used up: adaptive beam search (Al-Jazzazi et al., arXiv 2505.15636), whose
@@ -64,6 +88,8 @@ pub(crate) struct Beam {
 pub(crate) struct Stop {
     /// The live row, counted from 0, whose distance is the measure.
     pub(crate) anchor: usize,
+    /// The row, live or not, that is the measure if it is farther.
+    pub(crate) anchor_all: usize,
     /// Rows this many times as far as it are of no use. Distances must not be negative, but for rounding.
     pub(crate) stretch: f32,
     /// What is added to that, times the root of the distance: distances are estimates, whose error grows so.
@@ -78,13 +104,16 @@ impl Stop {
 
 impl Beam {
     /// Forgets everything; from now on keeps the `ef` nearest live rows.
-    pub(crate) fn reset(&mut self, ef: usize, stop: Option<Stop>) {
+    pub(crate) fn reset(&mut self, width: impl Into<Width>, stop: Option<Stop>) {
+        self.width = width.into();
         self.stop = stop;
         self.keys.clear();
         self.found.clear();
-        self.ef = ef;
         self.live = 0;
         self.cursor = 0;
+        self.expanded = 0;
+        self.judged = self.width.least == 0;
+        self.anchored = usize::MAX;
         self.bound = f32::INFINITY;
     }
 
@@ -123,36 +152,49 @@ impl Beam {
         }
         self.cursor = self.cursor.min(old);
         found.clear();
-        self.cut();
+        self.cut(old);
     }
 
-    /// Drops what is behind the `ef`-th live row.
-    fn cut(&mut self) {
-        let most = self.ef * MAX_DEAD_FACTOR;
+    /// Drops what the width leaves out, after rows were taken in from place `first` on.
+    fn cut(&mut self, first: usize) {
+        let Width { live, all, most, .. } = self.width;
         while let Some(&last) = self.keys.last() {
             let is_live = last & DEAD == 0;
-            let surplus = self.live > self.ef || (self.live == self.ef && !is_live) || self.keys.len() > most;
-            if !surplus {
+            let surplus = self.live > live || (self.live == live && !is_live);
+            if !(surplus && self.keys.len() > all || self.keys.len() > most) {
                 break;
             }
             self.live -= usize::from(is_live);
             self.keys.pop();
         }
-        if (self.live == self.ef || self.keys.len() == most)
+        if (self.live >= live && self.keys.len() >= all || self.keys.len() == most)
             && let Some(&last) = self.keys.last()
         {
             self.bound = distance_in(last);
         }
-        if let Some(stop) = self.stop
-            && let Some(anchor) = self.live_place(stop.anchor)
-            && stop.bound(distance_in(self.keys[anchor])) < self.bound
-        {
-            self.bound = stop.bound(distance_in(self.keys[anchor]));
-            let keep = self.keys.partition_point(|&key| distance_in(key) < self.bound).max(anchor + 1);
-            self.live -= self.keys[keep..].iter().filter(|&&key| key & DEAD == 0).count();
-            self.keys.truncate(keep);
+        if first <= self.anchored {
+            self.stop_at_anchor();
         }
         self.cursor = self.cursor.min(self.keys.len());
+    }
+
+    /// Drops what is much farther than the anchor.
+    fn stop_at_anchor(&mut self) {
+        self.anchored = usize::MAX;
+        if let Some(stop) = self.stop
+            && let Some(anchor) = self.live_place(stop.anchor)
+            && let anchor = anchor.max(stop.anchor_all)
+            && anchor < self.keys.len()
+        {
+            self.anchored = anchor;
+            let bound = stop.bound(distance_in(self.keys[anchor]));
+            if bound < self.bound {
+                self.bound = bound;
+                let keep = self.keys.partition_point(|&key| distance_in(key) < bound).max(anchor + 1);
+                self.live -= self.keys[keep..].iter().filter(|&&key| key & DEAD == 0).count();
+                self.keys.truncate(keep);
+            }
+        }
     }
 
     /// Where the `n`-th live row is, counted from 0.
@@ -169,10 +211,26 @@ impl Beam {
             self.cursor += 1;
             if *key & EXPANDED == 0 {
                 *key |= EXPANDED;
+                self.expanded += 1;
                 return Some(slot_in(*key));
             }
         }
         None
+    }
+
+    /// Whether live rows are so rare around the probe that the walk should not go on. Asked after each round.
+    pub(crate) fn gives_up(&mut self) -> bool {
+        if self.judged || self.expanded < self.width.all {
+            return false;
+        }
+        self.judged = true;
+        let near = &self.keys[..self.width.all.min(self.keys.len())];
+        near.iter().filter(|&&key| key & DEAD == 0).count() < self.width.least
+    }
+
+    /// Whether the walk took all that the beam may hold without finding the live rows that it was to hold.
+    pub(crate) fn is_cut_short(&self) -> bool {
+        self.keys.len() >= self.width.most && self.live < self.width.live
     }
 
     /// The first `n` rows that will be expanded next if nothing nearer is met.
@@ -183,6 +241,16 @@ impl Beam {
     /// The rows, nearest first, dead ones included.
     pub(crate) fn rows(&self) -> impl Iterator<Item = Scored> {
         self.keys.iter().map(|&k| (distance_in(k), slot_in(k)))
+    }
+
+    /// The same, and whether each is live.
+    pub(crate) fn marked(&self) -> impl Iterator<Item = (Scored, bool)> {
+        self.keys.iter().map(|&k| ((distance_in(k), slot_in(k)), k & DEAD == 0))
+    }
+
+    /// The live ones, nearest first.
+    pub(crate) fn live(&self) -> impl Iterator<Item = Scored> {
+        self.keys.iter().filter(|&&k| k & DEAD == 0).map(|&k| (distance_in(k), slot_in(k)))
     }
 
     /// The farthest row's distance once the beam is full; infinite before.
@@ -214,9 +282,37 @@ mod tests {
     }
 
     #[test]
+    fn a_beam_is_wide_enough_for_all_rows_and_for_live_ones_but_not_endless() {
+        let slots: Vec<u32> = (0..10).collect();
+        let distances: Vec<f32> = (0..10u8).map(f32::from).collect();
+        let width = Width { live: 2, all: 4, most: 100, least: 0 };
+        let mut beam = Beam::default();
+        for (width, every, kept) in [(width, 1, 4), (width, 4, 8), (Width { most: 6, ..width }, 4, 6)] {
+            beam.reset(width, None);
+            beam.take(&slots, &distances, &|slot| slot % every != every - 1);
+            assert_eq!(beam.rows().count(), kept);
+            assert_eq!(beam.live().count(), if every == 1 { 4 } else { kept / 4 });
+            assert_eq!(beam.bound(), distances[kept - 1]);
+            assert_eq!(beam.is_cut_short(), kept == 6);
+        }
+    }
+
+    #[test]
+    fn a_walk_gives_up_once_it_has_expanded_enough_rows_and_too_few_of_the_nearest_are_live() {
+        let distances: Vec<f32> = (0..10u8).map(f32::from).collect();
+        for live in [3, 4] {
+            let mut beam = Beam::default();
+            beam.reset(Width { live: 2, all: 4, most: 100, least: 1 }, None);
+            beam.take(&(0..10).collect::<Vec<u32>>(), &distances, &|slot| slot != live);
+            let gave_up: Vec<bool> = (0..6).map(|_| beam.next().is_some() && beam.gives_up()).collect();
+            assert_eq!(gave_up, [false, false, false, live == 4, false, false], "asked once, {live}");
+        }
+    }
+
+    #[test]
     fn rows_far_beyond_the_anchor_are_dropped_and_never_expanded() {
         let mut beam = Beam::default();
-        beam.reset(8, Some(Stop { anchor: 1, stretch: 2.0, noise: 0.0 }));
+        beam.reset(8, Some(Stop { anchor: 1, anchor_all: 0, stretch: 2.0, noise: 0.0 }));
         beam.take(&[5, 6, 7, 8], &[4.0, 5.0, 9.9, 11.0], &|_| false);
         assert_eq!(beam.rows().map(|r| r.1).collect::<Vec<_>>(), [5, 6, 7], "twice 5.0 is the end");
         while beam.next().is_some() {}
@@ -229,7 +325,7 @@ mod tests {
     #[test]
     fn the_anchor_is_counted_among_live_rows() {
         let mut beam = Beam::default();
-        beam.reset(8, Some(Stop { anchor: 1, stretch: 2.0, noise: 0.0 }));
+        beam.reset(8, Some(Stop { anchor: 1, anchor_all: 0, stretch: 2.0, noise: 0.0 }));
         beam.take(&[4, 5, 6, 7, 8, 9], &[1.0, 4.0, 4.5, 5.0, 9.9, 11.0], &|slot| slot % 2 == 0);
         assert_eq!(beam.rows().map(|r| r.1).collect::<Vec<_>>(), [4, 5, 6, 7, 8], "twice 5.0 is the end");
         beam.take(&[11, 13], &[1.5, 2.0], &|_| false);

@@ -196,7 +196,12 @@ impl Absorb<'_> {
     /// `ef_construction` than usual looks farther.
     fn stop(&self, probe: &Probe) -> Option<Stop> {
         let anchor = self.graph.capacity() * 3 / 4 * self.params.ef_construction.max(USUAL_EF) / USUAL_EF;
-        self.params.adaptive.then_some(Stop { anchor, stretch: BUILD_STRETCH, noise: self.rows.noise(probe) })
+        self.params.adaptive.then_some(Stop {
+            anchor,
+            anchor_all: 0,
+            stretch: BUILD_STRETCH,
+            noise: self.rows.noise(probe),
+        })
     }
 
     /// The oldest of `candidates` that traversal cannot tell from `slot`, which is `own` away from itself.

@@ -8,7 +8,7 @@
 //! 1. Each row is compared at most once per search (`visited`), and only slots below `limit` are touched.
 //! 2. After a search `visited` is all zero again.
 
-use super::beam::{Beam, Stop};
+use super::beam::{Beam, Stop, Width};
 use super::graph::Graph;
 use crate::error::Result;
 use crate::index::near::{Near, Probe};
@@ -108,24 +108,25 @@ pub(crate) struct Field<'a> {
 }
 
 impl Walker {
-    /// Fills the beam with the `ef` live rows nearest to `probe` that the search meets, and the dead ones between them.
+    /// Fills the beam with the live rows nearest to `probe` that the search meets, and the dead ones between them. False if the
+    /// beam gave up, because so few are live around the probe.
     pub(crate) fn walk(
         &mut self,
         field: Field<'_>,
         probe: &mut Probe,
-        ef: usize,
+        width: impl Into<Width>,
         stop: Option<Stop>,
         is_dead: &impl Fn(u32) -> bool,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         self.visited.begin(field.limit);
-        self.beam.reset(ef, stop);
+        self.beam.reset(width, stop);
         let outcome = self.walk_rounds(field, probe, is_dead);
         self.evaluations = self.visited.count;
         self.visited.end();
         outcome
     }
 
-    fn walk_rounds(&mut self, field: Field<'_>, probe: &mut Probe, is_dead: &impl Fn(u32) -> bool) -> Result<()> {
+    fn walk_rounds(&mut self, field: Field<'_>, probe: &mut Probe, is_dead: &impl Fn(u32) -> bool) -> Result<bool> {
         self.visited.reserve(field.graph.entry_count() as usize + 1);
         field.graph.entries().take(self.visited.met.len() - 1).for_each(|entry| self.visited.meet(entry));
         let mut done = 0;
@@ -139,10 +140,13 @@ impl Walker {
             };
             self.beam.take(fresh, &self.distances, &enter);
             done = self.visited.count;
+            if self.beam.gives_up() {
+                return Ok(false);
+            }
             // A round may find nothing new while the beam still holds rows to expand.
             while self.visited.count == done && self.expand(field) {}
         }
-        Ok(())
+        Ok(!self.beam.is_cut_short())
     }
 
     /// Meets the neighbours of the nearest rows not expanded yet; false if there are none.
