@@ -36,8 +36,8 @@ pub(super) const LIVE_FOR_ONE: usize = 3;
 const PILOT: usize = 64;
 /// A walk is trusted if rows around the query pass at least this often, compared with all.
 const LEAST_LOCAL: f32 = 0.25;
-/// Rows gathered to measure what one costs.
-const GATHERED: u32 = 512;
+/// Rows gathered to measure what one costs: enough for what a query costs beside them not to matter.
+const GATHERED: u32 = 4096;
 
 /// The rows that pass, as far as a plan needs to know them.
 #[derive(Clone, Copy, Debug)]
@@ -241,7 +241,7 @@ impl Index {
     }
 
     /// Walks from passing row to passing row, and scans the tail. A narrow walk through all rows goes ahead: if much fewer pass
-    /// around the query than everywhere, the nearest that do may lie in any direction, and only a scan finds them.
+    /// around the query than everywhere, the nearest that do may lie in any direction, and a gather or a scan finds them.
     pub(crate) fn search_hops(
         &self,
         vector: &[f32],
@@ -267,7 +267,7 @@ impl Index {
         let mut seeds: Vec<u32> = walker.beam.rows().map(|(_, slot)| slot).filter(|slot| passes(*slot)).collect();
         #[allow(clippy::cast_precision_loss)] // a handful
         if (seeds.len() as f32) < PILOT as f32 * among.share(view.len()) * LEAST_LOCAL {
-            return self.search_flat(vector, k, view, scratch);
+            return self.search_listed(vector, k, among, view, scratch);
         }
         // Rows on a chain, which no list names, and rows that died are no place to start from.
         let sample =
