@@ -139,8 +139,9 @@ impl NoPokeDB {
     /// purge : bool
     ///     Return only when every byte of the rows is out of the directory: vectors, metadata, documents and text ids, those of
     ///     earlier states too. This rewrites the parts of the log they are in, the index and SQLite's file, so purge many at
-    ///     once. If the call fails or the process ends before it returns, call it again, with the id even though the row is
-    ///     gone. Backups, and other processes that have the directory open, keep what they have.
+    ///     once. A filter reaches rows that have expired too, without counting them. If the call fails or the process ends
+    ///     before it returns, call it again, with the id even though the row is gone. Backups, and other processes that have
+    ///     the directory open, keep what they have.
     ///
     /// Returns
     /// -------

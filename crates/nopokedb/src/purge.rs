@@ -12,13 +12,15 @@
 //!
 //! Threading: the background worker rests meanwhile; searches and writes go on.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::commit::feed::in_lsn_order;
 use crate::engine::{CollectionCore, Engine};
 use crate::error::{Error, IoContext, Result};
+use crate::filter::Filter;
 use crate::log::RowKind;
-use crate::types::{Lsn, SegmentNo};
+use crate::metadata::view::{Json, Members};
+use crate::types::{Lsn, RecordId, SegmentNo};
 use crate::vectors::Visibility;
 
 impl Engine {
@@ -46,6 +48,32 @@ impl Engine {
         self.remove_images()?;
         self.applier.purge()?;
         self.vfs.sync_dir(self.dir()).context("sync the directory", self.dir())
+    }
+
+    /// The records of rows that have expired and pass `filter`, sorted: those that are not deleted yet, and those that were, as long
+    /// as the log has them.
+    pub(crate) fn expired_passing(&self, collection: &CollectionCore, filter: &Filter) -> Result<Vec<RecordId>> {
+        let (now_ms, mut found) = (self.options.clock.now_ms(), BTreeSet::new());
+        for segment in in_lsn_order(&self.segments.load()) {
+            for table in segment.tables() {
+                let table = table?;
+                for i in (0..table.len()).filter(|_| table.collection() == collection.id) {
+                    let entry = table.entry(i)?;
+                    let Some(vector) = table.vector_offset(&entry)? else { continue };
+                    if entry.expires_ms == 0 || entry.expires_ms > now_ms {
+                        continue;
+                    }
+                    let members = match segment.text_at_vector(vector)?.metadata.map(Json::of) {
+                        Some(Json::Object(members)) => members,
+                        _ => Members::empty(),
+                    };
+                    if filter.holds(members) {
+                        found.insert(RecordId(entry.id));
+                    }
+                }
+            }
+        }
+        Ok(found.into_iter().collect())
     }
 
     /// The oldest segment that has a dead row, or a DELETE, of one of `records` from up to `upto`.

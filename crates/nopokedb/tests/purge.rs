@@ -4,8 +4,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
-use nopokedb::{Change, Collection, Database, Filter, Id, Metadata, NewRow, NewRows, Options, Query};
+use nopokedb::{Change, Clock, Collection, Database, Expiry, Filter, Id, Metadata, NewRow, NewRows, Options, Query};
 
 const DIM: usize = 24;
 
@@ -102,6 +103,48 @@ fn no_file_has_a_byte_of_a_purged_row_or_of_its_earlier_states() {
     let db = Database::open(room.path(), options()).unwrap();
     check(&db.collection(), |id| id == 77 || (100..=140).contains(&id));
     assert!(db.check().unwrap().is_ok());
+}
+
+#[test]
+fn a_purge_by_filter_reaches_rows_that_have_expired_deleted_since_or_not() {
+    for reaped in [false, true] {
+        let (room, clock) = (tempfile::tempdir().unwrap(), Clock::stopped(UNIX_EPOCH + Duration::from_secs(1_000)));
+        drop(build(room.path()));
+        let db = Database::open(room.path(), Options { clock: clock.clone(), ..options() }).unwrap();
+        let c = db.collection();
+        let change =
+            |seconds| Change { expires: Some(Expiry::After(Duration::from_secs(seconds))), ..Change::default() };
+        // Among so many that stay that nothing but a purge takes them out of their segment.
+        let mut batch = c.batch();
+        (100..120).for_each(|id| batch.upsert(Id::Int(id), change(5)).unwrap());
+        (120..330).for_each(|id| batch.upsert(Id::Int(id), change(500)).unwrap());
+        batch.commit().unwrap();
+        // Its earlier state has expired and passes the filter; it does not.
+        let other = Some(Metadata::from_json(r#"{"n":-1}"#).unwrap());
+        let back = Change { metadata: other, expires: Some(Expiry::Never), ..Change::default() };
+        c.upsert(Id::Int(119), back).unwrap();
+        db.save().unwrap();
+        // The background is not woken by a clock that stands.
+        clock.advance(Duration::from_secs(5));
+        if reaped {
+            assert_eq!(db.reap().unwrap(), 19);
+        }
+        // The DELETEs to come go to another segment.
+        let (vectors, documents) =
+            ((1_000..1_400).flat_map(vector).collect::<Vec<f32>>(), (0..400).map(|_| Some("x".repeat(90))));
+        c.add_many(&vectors, NewRows { documents: Some(documents.collect()), ..NewRows::default() }).unwrap();
+        assert_eq!(c.len().unwrap(), 781);
+        assert!(!traces(room.path(), 105).is_empty());
+        assert_eq!(c.purge_where(&Filter::field("n").between(98, 119)).unwrap(), 2, "what is seen counts");
+        (98..119).step_by(6).for_each(|id| assert_eq!(traces(room.path(), id), [""; 0], "{id}"));
+        assert!(!traces(room.path(), 120).is_empty());
+        assert_eq!(c.purge_where(&Filter::field("n").eq(120)).unwrap(), 1);
+        assert_eq!(traces(room.path(), 120), [""; 0]);
+        assert_eq!(c.get(Id::Int(119)).unwrap().unwrap().document, Some(document(119, 0)));
+        assert_eq!(c.len().unwrap(), 778);
+        let report = db.check().unwrap();
+        assert!(report.is_ok(), "{report}");
+    }
 }
 
 #[test]

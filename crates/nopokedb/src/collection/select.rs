@@ -3,7 +3,7 @@
 //! Invariant: each call looks at one snapshot. `delete_where` holds the ids it is about to delete and looks again, so that
 //! no row is deleted that does not pass at that moment.
 
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap, HashSet};
 use std::ops::ControlFlow;
 
 use super::{Collection, Record, record};
@@ -54,20 +54,26 @@ impl Collection {
         Ok(ids.len())
     }
 
-    /// [`Collection::purge`] for every row that passes `filter` now.
+    /// [`Collection::purge`] for every row that passes `filter` now, and says how many they were. Rows that have expired and passed
+    /// are purged too, and not counted: nobody sees them, but their bytes are there.
     ///
     /// # Errors
     /// As [`Collection::delete_where`]; the rows may be deleted then, and not purged.
     pub fn purge_where(&self, filter: &Filter) -> Result<usize> {
         self.check_writing()?;
         filter.check()?;
+        let expired = self.handle.engine.expired_passing(&self.core, filter)?;
         let records = self.passing(filter, |_| true)?;
-        let held = self.core.reservations.given(&records);
+        let held = self.core.reservations.given(&union(&records, &expired));
         let records = self.passing(filter, |id| records.binary_search(&id).is_ok())?;
-        self.delete_held(&records)?;
+        let generation = self.core.generation();
+        let mut hidden = expired.clone();
+        hidden.retain(|&id| generation.has_expired(id));
+        self.delete_held(&union(&records, &hidden))?;
         drop(held);
-        if !records.is_empty() {
-            self.handle.engine.purge(&self.core, &records.iter().map(|record| record.0).collect())?;
+        let purged: HashSet<u64> = union(&records, &expired).iter().map(|record| record.0).collect();
+        if !purged.is_empty() {
+            self.handle.engine.purge(&self.core, &purged)?;
         }
         Ok(records.len())
     }
@@ -204,6 +210,12 @@ impl Collection {
         ids.sort_unstable();
         Ok(ids)
     }
+}
+
+/// What is in either, sorted.
+fn union(a: &[RecordId], b: &[RecordId]) -> Vec<RecordId> {
+    let all: BTreeSet<RecordId> = a.iter().chain(b).copied().collect();
+    all.into_iter().collect()
 }
 
 /// The order of a scroll, which is that of the ids alone: what number a text's record has among its places depends on who was there
