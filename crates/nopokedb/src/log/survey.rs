@@ -173,16 +173,13 @@ pub(super) fn follow_seals(
         let bad = |offset, what: &str| Error::corruption(&path, offset, what);
         let expected = match scanned.last() {
             Some(last) => Some((last.scan.chain, last.scan.next_lsn)),
-            // Where LSNs are missing a compaction left out a segment whose rows were all dead; the manifest vouches for that.
+            // Between a listed segment and the scan's start there may have been others that a compaction left nothing of; the
+            // manifest, which names both, vouches for that. Numbers are used once, so between neighbours there was none.
             None => before
-                .filter(|s| s.kind() == SegmentKind::Raw && s.last_lsn().plus(1) == header.first_lsn)
+                .filter(|s| s.kind() == SegmentKind::Raw && s.no().0 + 1 == no.0)
                 .and_then(|s| Some((s.footer_chain()?, s.last_lsn().plus(1)))),
         };
-        // Between a listed segment and the scan's start there may have been others that a compaction left nothing of. Numbers are
-        // used once, so between neighbours there was none.
-        let left_out = scanned.is_empty() && before.is_some_and(|s| s.no().0 + 1 < no.0);
-        let follows =
-            left_out || expected.is_none_or(|(chain, lsn)| header.prev_chain == chain && header.first_lsn == lsn);
+        let follows = expected.is_none_or(|(chain, lsn)| header.prev_chain == chain && header.first_lsn == lsn);
         let behind = before.is_none_or(|s| s.last_lsn() < header.first_lsn);
         if header.kind != SegmentKind::Raw || !follows || !behind || header.first_lsn < Lsn(1) {
             return Err(bad(36, "it does not follow the segment before it"));
