@@ -70,7 +70,7 @@ crash: crash-rust crash-python power schedules fuzz ## Over a million crash stat
 crash-rust:
 	@mkdir -p target/crash-out
 	bash -c 'set -o pipefail; NOPOKEDB_CRASH=long $(CARGO) test --locked --profile crash -p nopokedb --all-features \
-	  --test crash --test model --test kill --test damage --test hostile --test fixtures --test import --test bound --no-fail-fast \
+	  --test crash --test model --test kill --test damage --test hostile --test fixtures --test import --test bound --test queries --no-fail-fast \
 	  -- --nocapture 2>&1 | tee target/crash-out/rust.txt | grep -v "^ *[0-9]* "'
 	bash -c 'set -o pipefail; NOPOKEDB_CRASH=long $(CARGO) test --locked --profile crash -p nopokedb --all-features --lib log::tests \
 	  -- --nocapture 2>&1 | tee -a target/crash-out/rust.txt'

@@ -132,6 +132,14 @@ impl Database {
         self.handle.engine.reap()
     }
 
+    /// Does what the background does once nothing was written for a while.
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
+    pub fn settle(&self) -> Result<()> {
+        let _paused = self.handle.engine.background.pause();
+        self.handle.engine.settle()
+    }
+
     fn with_engine(engine: Arc<Engine>, options: Options, registered: Option<Registered>) -> Database {
         Database { handle: Arc::new(Handle { engine, options, closed: AtomicBool::new(false), registered }) }
     }

@@ -78,15 +78,32 @@ fn shrinks_to(db: &Database, dir: &Path, most: u64) {
     }
 }
 
-/// What `fill` takes in a directory of its own.
-fn fresh(fill: impl Fn(&Database)) -> u64 {
+/// What `fill` takes in a directory of its own, and how much of that is SQLite's file.
+fn fresh_with_sqlite(fill: impl Fn(&Database)) -> (u64, u64) {
     let dir = tempfile::tempdir().unwrap();
     let db = Database::open(dir.path(), options()).unwrap();
     fill(&db);
     db.wait_indexed(None).unwrap();
     db.save().unwrap();
     db.close().unwrap();
-    size(dir.path())
+    (size(dir.path()), sqlite(dir.path()))
+}
+
+fn fresh(fill: impl Fn(&Database)) -> u64 {
+    fresh_with_sqlite(fill).0
+}
+
+fn sqlite(dir: &Path) -> u64 {
+    dir.join("meta.sqlite").metadata().unwrap().len()
+}
+
+/// Waits, not longer than promised, until `done`.
+fn within_a_minute(db: &Database, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "{:?}", db.stats());
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
 }
 
 #[test]
@@ -125,26 +142,24 @@ fn single_writes_are_packed_once_the_log_is_idle() {
 
 #[test]
 fn a_dropped_collection_leaves_nothing_in_any_file() {
-    let live = fresh(|db| add(&db.collection(), 0..KEPT));
+    let (live, live_sqlite) = fresh_with_sqlite(|db| add(&db.collection(), 0..KEPT));
     let dir = tempfile::tempdir().unwrap();
     let db = Database::open(dir.path(), options()).unwrap();
     add(&db.collection(), 0..KEPT);
     let doomed = db.open_collection("doomed", &CollectionOptions::new(DIM)).unwrap();
-    add(&doomed, 0..8_000);
+    add(&doomed, 0..14_000);
     db.wait_indexed(None).unwrap();
     db.save().unwrap();
-    assert!(size(dir.path()) > 4 * live);
+    assert!(size(dir.path()) > 4 * live && sqlite(dir.path()) > 4 * live_sqlite);
     db.drop_collection("doomed").unwrap();
     shrinks_to(&db, dir.path(), live * 3 / 2 + (3 << 20));
     let left = || {
         let images = std::fs::read_dir(dir.path().join("index")).unwrap().map(|e| e.unwrap().file_name());
         images.filter(|name| !name.to_str().unwrap().starts_with("00000000-")).collect::<Vec<_>>()
     };
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !left().is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", left());
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
+    within_a_minute(&db, || left().is_empty());
+    // Less than a quarter of its pages is free, or less than a MiB.
+    within_a_minute(&db, || sqlite(dir.path()) <= live_sqlite * 5 / 4 + (1 << 20));
     assert!(db.check().unwrap().is_ok(), "{}", db.check().unwrap());
 }
 

@@ -13,6 +13,7 @@ mod support;
 mod backups;
 mod broken;
 mod faults;
+mod idle;
 mod purges;
 mod readers;
 mod repairs;

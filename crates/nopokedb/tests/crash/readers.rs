@@ -35,6 +35,8 @@ fn lives() -> Vec<Vec<Step>> {
     let mixed = [Batch(0, xs(4)), Mixed(0, named), Note(0, 2, 5), Delete(0, TEXT)];
     let frames = [Batch(0, xs(90)), Retag(0, 4, 7), Batch(0, xs(60)), Delete(0, 89)];
     let dead = [Delete(0, 0), Delete(0, 1), Delete(0, 2), Upsert(0, 3, 4.0)].map(Do);
+    // A segment of rows that stay, and behind it segments of which nothing stays.
+    let left_out = (0..5).map(|n| Do(Document(0, 4, 61_000 + n))).collect();
     let made = [Create(1), Batch(1, xs(3)), Add(0, 1.0), Drop(1), Add(0, 2.0), Create(1), Add(1, 9.0)].map(Do);
     vec![
         steps([mixed.map(Do).to_vec(), vec![Die, Do(Upsert(0, TEXT, 9.0)), Reopen, Do(Delete(0, TEXT + 1))]]),
@@ -43,6 +45,15 @@ fn lives() -> Vec<Vec<Step>> {
         steps([large(0..5), dead.to_vec(), vec![Compacted], large(5..6), vec![Quiet, Do(Add(0, 5.0)), Reopen]]),
         steps([large(0..4), dead[..3].to_vec(), vec![Die, Do(Add(0, 5.0)), Compacted, Die, Do(Delete(0, 3))]]),
         steps([made.to_vec(), vec![Index, Save, Do(Batch(0, xs(12))), Index, Reopen, Do(Drop(1)), Do(Add(0, 3.0))]]),
+        steps([
+            vec![Do(Batch(0, vec![1.0; 800]))],
+            left_out,
+            vec![Quiet, Do(Add(0, 2.0)), Quiet, Do(Add(0, 3.0)), Reopen],
+        ]),
+        steps([
+            (0..9u16).map(|x| Do(Add(0, x.into()))).collect(),
+            vec![Settle, Do(Add(0, 20.0)), Settle, Do(Add(0, 21.0))],
+        ]),
         vec![Do(Add(0, 1.0)), Do(Document(0, 0, 90_000)), Do(Add(0, 2.0)), Do(Document(0, 1, 30_000)), Quiet],
     ]
 }

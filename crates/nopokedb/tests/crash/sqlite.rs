@@ -121,6 +121,84 @@ fn writes() -> Vec<Write> {
     writes
 }
 
+/// Files of SQLite as of a moment, and of the one after it if it was under way: what a checkpoint copies, in any part, with the
+/// write-ahead log that has all of it; or a part of that log.
+fn on_the_way(before: &Copy, after: Option<&Copy>, rng: &mut Rng) -> Copy {
+    let mut files = before.clone();
+    let (Some(after), Some(file)) = (after, files.get_mut(FILES[0])) else { return files };
+    let (old, new) = (file.len(), after[FILES[0]].len());
+    if before.get(FILES[1]).is_none_or(Vec::is_empty) {
+        // The log was written, and perhaps not synced.
+        let mut log = after.get(FILES[1]).cloned().unwrap_or_default();
+        log.truncate(rng.below(log.len() + 1));
+        files.insert(FILES[1], log);
+        return files;
+    }
+    for (ours, theirs) in file.chunks_mut(4096).zip(after[FILES[0]].chunks(4096)).filter(|_| rng.chance(50)) {
+        if ours.len() == theirs.len() {
+            ours.copy_from_slice(theirs);
+        }
+    }
+    file.truncate(if rng.chance(50) { new.min(old) } else { old });
+    files
+}
+
+/// Deletes and drops so much that a settling log has SQLite give pages back. A reader keeps its checkpoint off at first, so that
+/// there is a moment at which all of it is in the write-ahead log.
+fn give_back(disk: &SimDisk, history: &History<Write>, sqlite: &Path, copied: &dyn Fn()) {
+    let db = open(disk, sqlite).unwrap();
+    let act = |write: Write| history.attempt(write.clone(), || perform(&db, &write)).unwrap();
+    act(Create(1));
+    for c in [0, 1] {
+        act(Batch(c, vec![1.0; 40]));
+        (0..40).for_each(|id| act(Document(c, id, 20_000)));
+    }
+    db.save().unwrap();
+    copied();
+    let reader = rusqlite::Connection::open(sqlite.join(FILES[0])).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema;").unwrap();
+    act(Drop(1));
+    act(Mixed(0, (0..36).map(|id| Delete(0, id)).collect()));
+    db.wait_applied().unwrap();
+    let e = db.settle().unwrap_err();
+    assert!(e.message().contains("another program is reading it"), "{e}");
+    copied();
+    history.skip_setup();
+    drop(reader);
+    db.settle().unwrap();
+    copied();
+    act(Add(0, 3.0));
+    std::mem::forget(db);
+}
+
+#[test]
+fn a_crash_while_sqlite_gives_pages_back_changes_nothing() {
+    let (sqlite, copies) = (room(), Mutex::new(Vec::<(usize, Copy)>::new()));
+    let (states, per_state) = (AtomicUsize::new(0), if long() { 50 } else { 2 });
+    let plan = Enumeration { second_every: 0, max_checks: if long() { 2_000 } else { 30 }, ..Enumeration::quick() };
+    let workload = |disk: &SimDisk, history: &History<Write>| {
+        give_back(disk, history, sqlite.path(), &|| copies.lock().unwrap().push((disk.ops(), copy(sqlite.path()))));
+        let copies = copies.lock().unwrap();
+        let len = |i: usize, file: usize| copies[i].1.get(FILES[file]).map_or(0, Vec::len);
+        assert!(len(1, 1) > 0 && len(2, 0) * 2 < len(0, 0), "{} bytes, then {}", len(0, 0), len(2, 0));
+    };
+    plan.run(workload, SimDisk::clone, |disk: SimDisk, seen| {
+        let copies = copies.lock().unwrap();
+        let last = copies.iter().rposition(|c| c.0 <= seen.point()).expect("the setup made one");
+        for _ in 0..per_state {
+            let number = states.fetch_add(1, Relaxed);
+            let rng = &mut Rng(number as u64);
+            let from = rng.below(last + 1);
+            let files = on_the_way(&copies[from].1, copies.get(from + 1).filter(|_| from < last).map(|c| &c.1), rng);
+            let report = look(&disk.kill_at(disk.ops()), &files, seen);
+            assert!(report.is_ok() && report.rebuilt.is_empty(), "state {number}, from copy {from}: {report}");
+        }
+    });
+    let states = states.into_inner();
+    println!("sqlite-states: {states} of SQLite's files while it gives pages back");
+    assert!(states > 20, "{states}");
+}
+
 #[test]
 fn sqlites_files_may_be_left_in_any_state_by_a_crash() {
     let (sqlite, copies) = (room(), Mutex::new(Vec::<(usize, Copy)>::new()));

@@ -29,6 +29,8 @@ pub enum Step {
     Quiet,
     /// Until the first segment was compacted away; fails if it is not.
     Compacted,
+    /// What the background worker does once nothing was written for a while, now.
+    Settle,
     /// An orderly close, and another opening.
     Reopen,
     /// The end of the process without a close, and another opening.
@@ -37,7 +39,7 @@ pub enum Step {
     Close,
 }
 
-pub use Step::{Close, Compacted, Die, Do, Index, Quiet, Reopen, Save, Together};
+pub use Step::{Close, Compacted, Die, Do, Index, Quiet, Reopen, Save, Settle, Together};
 
 pub fn open_on(vfs: Arc<dyn Vfs>) -> nopokedb::Result<Database> {
     Database::open_on(vfs, Path::new(DIR), options())
@@ -101,6 +103,7 @@ pub fn run(disk: &SimDisk, vfs: &Arc<dyn Vfs>, history: &History<Write>, steps: 
             Index => assert!(db.wait_indexed(Some(Duration::from_secs(20))).unwrap(), "the graph takes in all rows"),
             Save => db.save().unwrap(),
             Quiet => quiet(disk),
+            Settle => db.settle().unwrap(),
             Compacted => {
                 let first = Path::new(DIR).join("log/00000001.seg");
                 let give_up = Instant::now() + Duration::from_secs(20);
