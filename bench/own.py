@@ -1,6 +1,6 @@
 """What NoPokeDB alone is measured on: each in its own process, one JSON line out.
 
-    own.py add | threads | add_many | open | growth <rows> ...
+    own.py add | threads | add_many | open | churn [<rows> <dim> <rounds>] | growth <rows> ...
 """
 
 import json
@@ -234,6 +234,77 @@ def one_size(n, dim=128, queries=200):
     }
 
 
+def asked_of(db, queries, k=10):
+    """The median time of a query at default settings in us, and its recall against exact search."""
+    took, answers, found = [], [], 0
+    for q in queries:
+        start = time.perf_counter()
+        answers.append(db.query(q, k))
+        took.append(time.perf_counter() - start)
+    for q, hits in zip(queries, answers):
+        wanted = db.query(q, k, exact=True)[-1]["distance"]
+        found += sum(hit["distance"] <= wanted + 1e-6 for hit in hits)
+    return median(took) * 1e6, found / (k * len(queries))
+
+
+def chosen(order, live, base, rng):
+    """Half of the rows `live`, to be replaced: any, those on one side of a plane, or the oldest."""
+    half = len(live) // 2
+    if order == "random":
+        return rng.permutation(live)[:half]
+    if order == "clustered":
+        return live[np.argsort(base[live] @ rng.standard_normal(base.shape[1], dtype=np.float32))[:half]]
+    return np.sort(live)[:half]
+
+
+def churn_in(order, n, dim, rounds):
+    from data import clustered
+
+    base, queries = clustered(n + rounds * (n // 2), dim, 500, 16)
+    rng, live = np.random.default_rng(7), np.arange(n)
+    add = lambda db, ids: [db.add_many(base[part], ids=part.tolist()) for part in np.array_split(ids, len(ids) // 5_000 + 1)]
+    with folder() as tmp, NoPokeDB(dim, path=f"{tmp}/db") as db:
+        add(db, live)
+        db.wait_indexed()
+        recalls, begun = [], time.perf_counter()
+        for r in range(rounds):
+            gone = chosen(order, live, base, rng)
+            with db.batch() as batch:
+                for i in gone.tolist():
+                    batch.delete(i)
+            fresh = np.arange(n + r * len(gone), n + (r + 1) * len(gone))
+            live = np.concatenate([np.setdiff1d(live, gone, assume_unique=True), fresh])
+            add(db, fresh)
+            db.wait_indexed()
+            recalls.append(asked_of(db, queries[:100])[1])
+        seconds = time.perf_counter() - begun
+        with folder() as other, NoPokeDB(dim, path=f"{other}/db") as new:
+            add(new, live)
+            new.wait_indexed()
+            time.sleep(1)  # both finish what writes left to do
+            pairs = [(asked_of(db, queries), asked_of(new, queries)) for _ in range(5)]
+        report = db.check()
+    ratios = [old[0] / fresh[0] for old, fresh in pairs]
+    return {
+        "order": order,
+        "n": n,
+        "dim": dim,
+        "rounds": rounds,
+        "seconds": seconds,
+        "recall": pairs[0][0][1],
+        "lowest": min(recalls),
+        "fresh": pairs[0][1][1],
+        "us": median(old[0] for old, _ in pairs),
+        "time": spread(ratios),
+        "problems": report.problems,
+    }
+
+
+def churn(n=60_000, dim=64, rounds=20):
+    """Half of the rows replaced, again and again, against a directory that never held anything but what lives at the end."""
+    return [churn_in(order, int(n), int(dim), int(rounds)) for order in ["random", "clustered", "sliding"]]
+
+
 def growth(*sizes):
     """Each size in a process of its own, so that none inherits the memory of the one before."""
     if len(sizes) == 1:
@@ -243,5 +314,5 @@ def growth(*sizes):
 
 
 if __name__ == "__main__":
-    jobs = {"add": add, "threads": threads, "add_many": add_many, "open": open_times, "growth": growth}
+    jobs = {"add": add, "threads": threads, "add_many": add_many, "open": open_times, "churn": churn, "growth": growth}
     print(json.dumps(jobs[sys.argv[1]](*sys.argv[2:])))

@@ -216,8 +216,8 @@ impl Database {
         self.handle.close()
     }
 
-    /// Waits until the graph holds every row that is visible now; `false` if `timeout` passed first. Searches never
-    /// need it: rows outside the graph are scanned.
+    /// Waits until the graph holds every row that is visible now, and was mended where many rows were deleted; `false` if
+    /// `timeout` passed first. Searches never need it: rows outside the graph are scanned.
     pub fn wait_indexed(&self, timeout: Option<Duration>) -> Result<bool> {
         self.handle.check()?;
         let deadline = timeout.map(|t| Instant::now() + t);

@@ -385,14 +385,16 @@ impl Engine {
         self.applier.wait_applied(visible)
     }
 
-    /// Waits until the graphs hold every row visible now.
+    /// Waits until the graphs hold every row visible now, and lead through few dead ones.
     pub(crate) fn wait_indexed(&self, deadline: Option<Instant>) -> Result<bool> {
         for collection in self.all_collections() {
             let target = collection.generation().snapshot.load().len;
-            while collection.generation().lag(target) > 0 {
+            let unfinished = |generation: &Generation| generation.lag(target) > 0 || generation.wants_repair();
+            while unfinished(&collection.generation()) {
                 if self.follower.is_none() {
                     self.check_writable()?;
                 }
+                self.look_at(std::iter::once(collection.id));
                 self.background.wake();
                 let left = deadline.map_or(Duration::from_millis(100), |d| d.saturating_duration_since(Instant::now()));
                 if left.is_zero() {

@@ -237,6 +237,7 @@ impl Engine {
                         return Ok(false);
                     }
                     rows.relocate(slot, GONE);
+                    rows.note_lost();
                 }
             }
         }

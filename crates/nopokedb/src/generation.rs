@@ -187,7 +187,7 @@ impl Generation {
     /// Moves visible tail rows into the graph until done or told to stop. What walks cannot get through is taken out of it
     /// first: a row would be linked to what is near on its own side of a wall, and stay hard to find.
     pub(crate) fn absorb(&self, threads: usize, stop: &AtomicBool) -> Result<usize> {
-        if self.has_walls() {
+        if self.index.has_walls() {
             self.repair(threads, stop)?;
         }
         let view = self.stored();
@@ -212,17 +212,12 @@ impl Generation {
 
     /// Whether so many rows died since the last repair that walks waste time on them, or cannot get through them.
     pub(crate) fn wants_repair(&self) -> bool {
-        if self.has_walls() {
+        if self.index.has_walls() {
             return true;
         }
         let snapshot = **self.snapshot.load();
         let dead = (snapshot.len - snapshot.live).saturating_sub(self.repaired.load(Relaxed));
         dead > 0 && u64::from(dead) * 10 > u64::from(self.index.graph_len())
-    }
-
-    /// Whether the graph may lead to rows without bytes, where walks need them.
-    fn has_walls(&self) -> bool {
-        self.rows.lost_any() && self.index.walks_rows() && self.index.graph_len() > 0
     }
 
     /// Marks a slot dead from `lsn` on, and counts its row among the dead of its segment. Writer only.
@@ -297,6 +292,9 @@ impl Slots<'_, '_> {
     /// Fills a reserved slot with a row. Nobody reads the generation yet.
     pub(crate) fn restore(&mut self, slot: Slot, row: &StoredRow) {
         self.rows.set(slot, row.id, row.lsn, row.loc);
+        if row.loc == GONE {
+            self.rows.note_lost();
+        }
         if row.expires_ms != 0 {
             self.rows.set_expiry(slot, row.expires_ms);
         }

@@ -115,7 +115,7 @@ impl Index {
         passing: &dyn Visibility,
         scratch: &mut Scratch,
     ) -> Result<Vec<(f32, Slot)>> {
-        let graph_len = self.graph.len().min(passing.len());
+        let graph_len = self.walkable(passing);
         let way = self.costs.choose_among(passing.len(), graph_len, k, ef, among.count, among.slots.is_some());
         match (way, among.slots) {
             (Route::Gather, Some(slots)) => self.search_few(vector, k, slots, among.all_live, passing, scratch),

@@ -302,9 +302,14 @@ impl Index {
         self.absorber(self.codes().as_deref(), threads).repair(&|slot| may_live(view, slot), stop, &mut builder)
     }
 
-    /// Whether walks need the bytes of the rows they go through, so that a row without bytes is a wall to them.
-    pub(crate) fn walks_rows(&self) -> bool {
-        !Flat::keeps_codes(self.params.dim)
+    /// Whether the graph may lead to rows without bytes where walks need them, that is, where rows have no codes: to walls.
+    pub(crate) fn has_walls(&self) -> bool {
+        !Flat::keeps_codes(self.params.dim) && self.graph.len() > 0 && self.space.lost_any()
+    }
+
+    /// How many rows of `view` a walk can find: none while there may be walls.
+    fn walkable(&self, view: &dyn Visibility) -> u32 {
+        if self.has_walls() { 0 } else { self.graph.len().min(view.len()) }
     }
 
     /// The codes, if rows have any.
@@ -335,8 +340,7 @@ impl Index {
         view: &dyn Visibility,
         scratch: &mut Scratch,
     ) -> Result<Vec<(f32, Slot)>> {
-        let graph_len = self.graph.len().min(view.len());
-        match self.costs.choose(view.len(), graph_len, k, ef) {
+        match self.costs.choose(view.len(), self.walkable(view), k, ef) {
             Plan::Flat => self.search_flat(vector, k, view, scratch),
             Plan::Graph => self.search_graph(vector, k, ef, view, scratch),
         }
@@ -355,7 +359,7 @@ impl Index {
         if let (true, [scratch, ..]) = (vectors.len() == dim, &mut scratches[..]) {
             return Ok(vec![self.search(vectors, k, ef, view, scratch)?]);
         }
-        let tile = match self.costs.choose(view.len(), self.graph.len().min(view.len()), k, ef) {
+        let tile = match self.costs.choose(view.len(), self.walkable(view), k, ef) {
             Plan::Flat => TILE,
             Plan::Graph => 1,
         };

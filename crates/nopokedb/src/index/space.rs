@@ -135,6 +135,11 @@ impl Space {
         Ok(distance)
     }
 
+    /// Whether rows lost their bytes since that was last forgotten.
+    pub(crate) fn lost_any(&self) -> bool {
+        self.source.lost_any()
+    }
+
     /// Asks the CPU for rows that will be compared next.
     pub(crate) fn prefetch(&self, slots: &[u32]) {
         self.source.prefetch(slots);

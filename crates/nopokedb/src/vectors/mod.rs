@@ -20,6 +20,10 @@ pub(crate) trait VectorSource: Send + Sync {
     fn with_vector(&self, slot: Slot, f: &mut dyn FnMut(&[f32])) -> Result<()>;
     /// Asks the CPU for the vectors of `slots`, which will be read next. A hint.
     fn prefetch(&self, _slots: &[u32]) {}
+    /// Whether slots lost their bytes while the graph may still lead to them.
+    fn lost_any(&self) -> bool {
+        false
+    }
     /// The vectors' dimension.
     fn dim(&self) -> usize;
 }

@@ -90,7 +90,7 @@ pub(crate) struct Rows {
     expires: ChunkedU64,
     /// Whether a row expires.
     expiring: AtomicBool,
-    /// Whether a slot's bytes went since it was last asked.
+    /// Whether slots lost their bytes while the graph may still lead to them.
     lost: AtomicBool,
     /// The slots there is room for.
     reserved: AtomicUsize,
@@ -172,12 +172,14 @@ impl Rows {
     /// Points a slot to where compaction put its row (or to [`GONE`]). Under the commit lock only.
     pub(crate) fn relocate(&self, slot: Slot, loc: Loc) {
         self.locs.at(slot.index()).store(loc.0, Release);
-        if loc == GONE {
-            self.lost.store(true, Relaxed);
-        }
     }
 
-    /// Whether the bytes of a slot went since this was last forgotten.
+    /// Notes that slots lost their bytes while the graph may still lead to them. (Compaction drops only what it does not.)
+    pub(crate) fn note_lost(&self) {
+        self.lost.store(true, Relaxed);
+    }
+
+    /// Whether that was noted since it was last forgotten.
     pub(crate) fn lost_any(&self) -> bool {
         self.lost.load(Relaxed)
     }

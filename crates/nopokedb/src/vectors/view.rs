@@ -140,6 +140,10 @@ impl VectorSource for StoredVectors {
         }
     }
 
+    fn lost_any(&self) -> bool {
+        self.rows.lost_any()
+    }
+
     fn dim(&self) -> usize {
         self.rows.dim()
     }
