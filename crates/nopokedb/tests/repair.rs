@@ -88,10 +88,19 @@ struct Case {
 
 impl Case {
     fn new(damage: impl FnOnce(&Path)) -> Case {
-        let room = tempfile::tempdir().unwrap();
-        let before = build(&room.path().join("db"));
-        damage(&room.path().join("db"));
-        Case { room, before }
+        // On a busy machine the background has time to compact before the database is closed; the cases are about segments as
+        // they were written.
+        for _ in 0..100 {
+            let room = tempfile::tempdir().unwrap();
+            let dir = room.path().join("db");
+            let before = build(&dir);
+            let segments = segments(&dir);
+            if segments.len() >= 4 && segments.iter().all(|path| is_raw(path)) {
+                damage(&dir);
+                return Case { room, before };
+            }
+        }
+        panic!("every database was compacted while it was made");
     }
 
     fn dir(&self) -> PathBuf {
@@ -163,7 +172,12 @@ fn far_vectors(dir: &Path) -> (PathBuf, usize) {
 
 /// The segment that is written to: the youngest that no compaction made.
 fn active(dir: &Path) -> PathBuf {
-    segments(dir).into_iter().rfind(|path| fs::read(path).unwrap()[36] == 1).unwrap()
+    segments(dir).into_iter().rfind(|path| is_raw(path)).unwrap()
+}
+
+/// Whether a segment is as it was written, and not what a compaction made.
+fn is_raw(path: &Path) -> bool {
+    fs::read(path).unwrap()[36] == 1
 }
 
 fn listed(repaired: &Repaired) -> BTreeSet<u64> {
