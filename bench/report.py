@@ -131,6 +131,27 @@ def growth_section(points):
     return "## Growth\n\n128 dimensions, 256 clusters, default settings, no metadata.\n\n" + table(head, rows)
 
 
+def churn_section(orders):
+    """What replacing half of the rows again and again costs, against a directory that holds the same rows and never held others."""
+    rows = [
+        [
+            o["order"],
+            f"{o['recall']:.4f} ({o['fresh']:.4f})",
+            f"{o['lowest']:.4f}",
+            verdict(o["recall"] >= o["fresh"] - 0.01),
+            f"{o['us']:.1f}",
+            f"**{o['time']['median']:.2f}x** ({o['time']['low']:.2f}-{o['time']['high']:.2f})",
+            verdict(o["time"]["median"] <= 1.2),
+            f"{o['seconds']:.0f}",
+            "; ".join(o["problems"]) or "nothing",
+        ]
+        for o in orders
+    ]
+    about = f"{orders[0]['n']:,} x {orders[0]['dim']}, clustered, default settings; {orders[0]['rounds']} times half of the rows are deleted and as many added. Fresh: a new directory with the rows that are left. Clustered: the rows on one side of a plane are deleted."
+    head = ["order", "recall@10 (fresh)", "lowest of 100 queries in a round", "within a point", "query p50 us", "of a fresh one's", "<= 1.2x", "seconds for all", "check() found"]
+    return f"## Churn\n\n{about}\n\n" + table(head, rows)
+
+
 # ---------------------------------------------------------------------------------------------------- against peers
 
 
@@ -263,6 +284,7 @@ def write(out, docs, figures):
     if own:
         parts.append(own_section(own))
         parts += [growth_section(own["growth"])] if own.get("growth") else []
+        parts += [churn_section(own["churn"])] if own.get("churn") else []
     parts += [set_section(r, figures) for r in results]
     page = docs / "BENCHMARKS.md"
     _, mark, kept = page.read_text().partition(BY_HAND) if page.exists() else ("", "", "")
