@@ -389,7 +389,10 @@ impl Engine {
     pub(crate) fn wait_indexed(&self, deadline: Option<Instant>) -> Result<bool> {
         for collection in self.all_collections() {
             let target = collection.generation().snapshot.load().len;
-            let unfinished = |generation: &Generation| generation.lag(target) > 0 || generation.wants_repair();
+            // Memory that was built anew meanwhile has fewer slots: without those of dead rows.
+            let unfinished = |generation: &Generation| {
+                generation.lag(target.min(generation.snapshot.load().len)) > 0 || generation.wants_repair()
+            };
             while unfinished(&collection.generation()) {
                 if self.follower.is_none() {
                     self.check_writable()?;

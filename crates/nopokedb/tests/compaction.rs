@@ -211,6 +211,26 @@ fn a_log_of_which_a_compaction_left_a_part_out_opens_again() {
 }
 
 #[test]
+fn waiting_for_the_graph_ends_where_its_memory_is_built_anew_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path(), options()).unwrap();
+    let c = db.collection();
+    for round in 0..6u64 {
+        let ids = round * 6_000..(round + 1) * 6_000;
+        add(&c, ids.clone());
+        let mut deletes = c.batch();
+        ids.clone().skip(150).for_each(|id| deletes.delete(id));
+        deletes.commit().unwrap();
+        // Slots of the dead rows go while somebody waits who counts them.
+        for n in 0..40 {
+            add(&c, 1_000_000 + round * 40 + n..1_000_001 + round * 40 + n);
+            assert!(db.wait_indexed(Some(Duration::from_secs(20))).unwrap(), "{:?}", db.stats());
+        }
+    }
+    assert!(db.stats().unwrap().dead_rows < 6 * 5_000, "{:?}", db.stats());
+}
+
+#[test]
 fn a_dropped_collection_gives_its_space_back() {
     let dir = tempfile::tempdir().unwrap();
     let db = Database::open(dir.path(), options()).unwrap();
