@@ -106,15 +106,14 @@ fn acked_next(seen: &Seen<'_, Numbered>) -> u64 {
     Model::of(seen.acked().map(|w| &w.1)).0[&0].next
 }
 
-pub fn sweep(every: usize, faults: Option<Vec<Fault>>, through: impl Fn(&SimDisk) -> Arc<dyn Vfs>) -> usize {
-    let sweep = FaultSweep { every, ..FaultSweep::default() };
-    let sweep = FaultSweep { faults: faults.unwrap_or(sweep.faults), ..sweep };
+pub fn sweep(sweep: &FaultSweep, through: impl Fn(&SimDisk) -> Arc<dyn Vfs>) -> usize {
     sweep.run(|disk, history| stubborn(&through(disk), history), reopen, one_of_the_possible)
 }
 
 #[test]
 fn any_call_may_fail_once_with_any_error() {
-    let runs = sweep(if long() { 1 } else { 6 }, None, |disk| Arc::new(disk.clone()));
+    let plan = FaultSweep { every: if long() { 1 } else { 6 }, ..FaultSweep::default() };
+    let runs = sweep(&plan, |disk| Arc::new(disk.clone()));
     println!("fault-runs: {runs}");
     assert!(runs > 150, "{runs}");
 }

@@ -31,11 +31,12 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::fmt::{self, Debug};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::SimDisk;
 use super::fate::{Bounds, Fate, for_each};
-use super::fault::Fault;
+use super::fault::{Call, CallKind, Fault};
 use super::image::SyncFailure;
 
 /// What became of an attempted operation, as its caller knows it.
@@ -414,6 +415,9 @@ pub struct FaultSweep {
     pub faults: Vec<Fault>,
     /// Tries every so manieth call.
     pub every: usize,
+    /// Counts and fails calls of this kind alone. Without it, how many calls lie between two syncs, which threads decide,
+    /// decides which of every so many are tried.
+    pub only: Option<CallKind>,
 }
 
 impl Default for FaultSweep {
@@ -431,7 +435,7 @@ impl Default for FaultSweep {
             Fault::Sync(SyncFailure::Reverted, eio),
             Fault::Sync(SyncFailure::Persisted, eio),
         ];
-        FaultSweep { faults, every: 1 }
+        FaultSweep { faults, every: 1, only: None }
     }
 }
 
@@ -450,15 +454,26 @@ impl FaultSweep {
         recover: impl Fn(&SimDisk) -> R,
         check: impl Fn(R, &Seen<'_, T>) -> S,
     ) -> usize {
-        let whole = SimDisk::new();
+        let only = self.only;
+        let is_meant = move |c: &Call<'_>| only.is_none_or(|kind| kind == c.kind);
+        let (whole, calls) = (SimDisk::new(), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&calls);
+        whole.fail_if(move |c| {
+            counted.fetch_add(usize::from(is_meant(c)), SeqCst);
+            None
+        });
         workload(&whole, &History::new(&whole));
         let mut runs = 0;
-        for call in (0..whole.calls()).step_by(self.every.max(1)) {
+        for call in (0..calls.load(SeqCst)).step_by(self.every.max(1)) {
             for fault in &self.faults {
                 runs += 1;
                 let disk = SimDisk::new();
                 let history = History::new(&disk);
-                disk.fail_call(call, *fault);
+                let (fault, mut met) = (*fault, 0);
+                disk.fail_if(move |c| {
+                    met += usize::from(is_meant(c));
+                    (is_meant(c) && met == call + 1).then_some(fault)
+                });
                 let point = || disk.ops();
                 let worked = catch_unwind(AssertUnwindSafe(|| workload(&disk, &history)));
                 let attempts = history.attempts.lock().unwrap_or_else(PoisonError::into_inner);
