@@ -192,8 +192,8 @@ impl NoPokeDB {
         }
     }
 
-    /// Wait until the search graph holds every row that is visible now. Searches never need it: rows that are not in the
-    /// graph yet are scanned.
+    /// Wait until the search graph holds every row that is visible now, and was mended where many rows were deleted. Searches
+    /// never need it: rows that are not in the graph yet are scanned.
     ///
     /// Parameters
     /// ----------

@@ -228,17 +228,25 @@ impl Engine {
                 }
             }
         }
-        for generation in self.all_collections().iter().map(|c| c.generation()) {
+        for collection in self.all_collections() {
+            let generation = collection.generation();
             let (rows, snapshot) = (&generation.rows, **generation.snapshot.load());
+            let mut lost = false;
             for slot in (0..snapshot.len).map(Slot) {
                 let loc = rows.loc(slot);
                 if loc != GONE && retired.contains(&loc.segment()) {
                     if rows.died(slot) == Lsn(0) {
                         return Ok(false);
                     }
+                    if !lost {
+                        rows.note_loss();
+                        lost = true;
+                    }
                     rows.relocate(slot, GONE);
-                    rows.note_lost();
                 }
+            }
+            if lost {
+                self.look_at(std::iter::once(collection.id));
             }
         }
         Ok(true)

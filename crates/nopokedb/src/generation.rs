@@ -197,6 +197,7 @@ impl Generation {
     /// Takes the rows that are dead now out of the graph. Returns the LSN at which they were dead, or 0 if told to stop
     /// before it was done.
     pub(crate) fn repair(&self, threads: usize, stop: &AtomicBool) -> Result<Lsn> {
+        let losses = self.rows.losses();
         let view = self.stored();
         let dead = view.snapshot.len - view.snapshot.live;
         if dead != self.repaired.load(Relaxed) {
@@ -206,7 +207,7 @@ impl Generation {
             }
             self.repaired.store(dead, Relaxed);
         }
-        self.rows.forget_lost();
+        self.rows.mend_losses(losses);
         Ok(view.snapshot.lsn)
     }
 
@@ -216,8 +217,8 @@ impl Generation {
             return true;
         }
         let snapshot = **self.snapshot.load();
-        let dead = (snapshot.len - snapshot.live).saturating_sub(self.repaired.load(Relaxed));
-        dead > 0 && u64::from(dead) * 10 > u64::from(self.index.graph_len())
+        let (dead, covered) = (snapshot.len - snapshot.live, self.index.graph_len());
+        covered > 0 && u64::from(dead.saturating_sub(self.repaired.load(Relaxed))) * 10 > u64::from(covered)
     }
 
     /// Marks a slot dead from `lsn` on, and counts its row among the dead of its segment. Writer only.
@@ -293,7 +294,7 @@ impl Slots<'_, '_> {
     pub(crate) fn restore(&mut self, slot: Slot, row: &StoredRow) {
         self.rows.set(slot, row.id, row.lsn, row.loc);
         if row.loc == GONE {
-            self.rows.note_lost();
+            self.rows.note_loss();
         }
         if row.expires_ms != 0 {
             self.rows.set_expiry(slot, row.expires_ms);

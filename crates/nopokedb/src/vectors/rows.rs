@@ -11,8 +11,8 @@
 //! Threading: one writer (the commit leader, or compaction under the same lock); any number of readers, no locks.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 use arc_swap::ArcSwap;
 
@@ -90,8 +90,10 @@ pub(crate) struct Rows {
     expires: ChunkedU64,
     /// Whether a row expires.
     expiring: AtomicBool,
-    /// Whether slots lost their bytes while the graph may still lead to them.
-    lost: AtomicBool,
+    /// How often slots lost their bytes while the graph may still lead to them, and how many of these times nothing leads to
+    /// them any more. A repair of the graph that overlaps with a loss does not make up for it.
+    losses: AtomicU64,
+    losses_mended: AtomicU64,
     /// The slots there is room for.
     reserved: AtomicUsize,
     segments: SharedSegments,
@@ -108,7 +110,8 @@ impl Rows {
             died: ChunkedU64::new(),
             expires: ChunkedU64::new(),
             expiring: AtomicBool::new(false),
-            lost: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
+            losses_mended: AtomicU64::new(0),
             reserved: AtomicUsize::new(0),
             segments,
         }
@@ -174,19 +177,25 @@ impl Rows {
         self.locs.at(slot.index()).store(loc.0, Release);
     }
 
-    /// Notes that slots lost their bytes while the graph may still lead to them. (Compaction drops only what it does not.)
-    pub(crate) fn note_lost(&self) {
-        self.lost.store(true, Relaxed);
+    /// Notes that slots of dead rows are about to lose their bytes, to which the graph may still lead. (Compaction drops only what
+    /// it does not lead to.)
+    pub(crate) fn note_loss(&self) {
+        self.losses.fetch_add(1, SeqCst);
     }
 
-    /// Whether that was noted since it was last forgotten.
+    /// Whether the graph may lead to slots without bytes.
     pub(crate) fn lost_any(&self) -> bool {
-        self.lost.load(Relaxed)
+        self.losses.load(SeqCst) != self.losses_mended.load(SeqCst)
     }
 
-    /// Forgets that slots lost their bytes: nothing leads to them any more.
-    pub(crate) fn forget_lost(&self) {
-        self.lost.store(false, Relaxed);
+    /// The losses so far, for whoever looks which rows are dead after that and takes them out of the graph.
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(SeqCst)
+    }
+
+    /// Notes that nothing leads to the slots of the first so many losses any more.
+    pub(crate) fn mend_losses(&self, losses: u64) {
+        self.losses_mended.fetch_max(losses, SeqCst);
     }
 
     /// The slot's external id.
