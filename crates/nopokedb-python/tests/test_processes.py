@@ -37,8 +37,7 @@ def test_a_second_process_is_refused_within_100_ms_and_told_who_holds_it(path, h
             NoPokeDB(4, path=path)
         took.append(time.perf_counter() - begun)
         assert str(holder.pid) in str(raised.value)
-    # The machine may be busy just then; a wait would be in all of them.
-    assert min(took) < 0.1, took
+    assert sorted(took)[2] < 0.1, took
 
 
 def test_a_second_process_waits_for_as_long_as_it_is_told(path, holder):

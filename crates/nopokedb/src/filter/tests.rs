@@ -237,14 +237,11 @@ fn filtering_a_batch_of_records_costs_milliseconds() {
         .map(|value| Metadata::from_map(value.as_object().unwrap()).unwrap())
         .collect();
     let filter = Filter::parse_str("year >= 1960 and lang = 'en' and tags contains 'b'").unwrap();
-    let once = || {
-        let begun = std::time::Instant::now();
-        let found = records.iter().filter(|metadata| filter.matches(metadata)).count();
-        assert!((9_000..11_000).contains(&found), "{found}");
-        begun.elapsed()
-    };
-    let took = (0..5).map(|_| once()).min().unwrap();
+    let begun = std::time::Instant::now();
+    let found = records.iter().filter(|metadata| filter.matches(metadata)).count();
+    let took = begun.elapsed();
     println!("20,000 records in {took:?}");
+    assert!((9_000..11_000).contains(&found), "{found}");
     // Far above what it takes (5 to 10 ms in a release build), far below what a mistake would cost.
     assert!(took.as_millis() < 400, "{took:?}");
 }

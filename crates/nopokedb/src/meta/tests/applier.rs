@@ -157,8 +157,7 @@ fn a_locked_file_degrades_and_recovers_and_never_blocks_a_commit() {
     applier.submit(Box::new(Huge(Batch(ops[600..700].to_vec()))));
     applier.submit(Box::new(Huge(Batch(ops[700..800].to_vec()))));
     submit_all(&applier, &ops[800..1_900]);
-    // Whoever waited, waited for the ROLLBACK below: for ever, but for the give-up of others.
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     let e = applier.wait_applied(Lsn(1_900)).unwrap_err();
     assert!(e.message().contains("locked"), "{e}");
     assert!(applier.checkpoint().is_err());
