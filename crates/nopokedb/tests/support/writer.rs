@@ -211,6 +211,29 @@ impl Oracle {
     }
 }
 
+impl Oracle {
+    /// Rows that may be there, of all writers.
+    pub fn rows(&self) -> usize {
+        self.writers.iter().map(|k| k.model.0[&0].rows.len()).sum()
+    }
+
+    /// Deletes all rows, which were verified just now.
+    pub fn clear(&mut self, dir: &Path) {
+        let db = Database::open(dir, options()).unwrap();
+        let c = db.collection();
+        let mut batch = c.batch();
+        for known in &mut self.writers {
+            assert!(known.since.is_empty());
+            for n in known.model.rows()[&0].keys() {
+                batch.delete(id(*n));
+                known.model.apply(&Write::Delete(0, *n));
+            }
+        }
+        batch.commit().unwrap();
+        db.close().unwrap();
+    }
+}
+
 /// Lets a writer work for a while, kills it, and notes what it had acknowledged.
 pub fn one_kill(dir: &Path, oracle: &mut Oracle, rng: &mut Rng) {
     let mut writer = oracle.start(dir);
