@@ -19,7 +19,7 @@ ALL := --workspace --all-features --locked
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-rust test-python check fmt-check clippy tidy stubs doc deny crash crash-rust crash-python power schedules soak fuzz \
+.PHONY: help demo test test-rust test-python check fmt-check clippy tidy stubs doc deny crash crash-rust crash-python power schedules schedules-quick soak fuzz \
   asan miri bench bench-full wheel clean
 
 help: ## Print this list
@@ -28,7 +28,7 @@ help: ## Print this list
 demo: $(VENV)/.installed ## Build, then index real handwritten digits, query them, kill a writer, and lose nothing
 	$(PY) demo/digits.py $(DEMO_ARGS)
 
-test: test-rust test-python ## Run every Rust and Python test
+test: test-rust schedules-quick test-python ## Run every Rust and Python test
 
 test-rust:
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
@@ -89,7 +89,10 @@ power: ## Cut the power of a writing process hundreds of times on ext4, XFS and 
 SCHEDULES ?= 100000
 
 schedules: ## Group commit, snapshots and the graph's lists under shuttle, SCHEDULES schedules of the commit queue, fewer of the rest
-	cd schedules && NOPOKEDB_SCHEDULES=$(SCHEDULES) $(CARGO) test --lib schedules:: -- --nocapture
+	cd schedules && NOPOKEDB_SCHEDULES=$(SCHEDULES) $(CARGO) test --locked --target-dir ../target --lib schedules:: -- --nocapture
+
+schedules-quick: # that they compile, and hold in some
+	$(MAKE) --no-print-directory schedules SCHEDULES=400
 
 SOAK_SECONDS ?= 1800
 
