@@ -105,16 +105,28 @@ class Oracle(dict):
         self.pop(id, None)
 
 
-def differences(db, oracle):
-    """Where a database is not what the oracle says."""
-    found = [f"row {id} is missing" for id in oracle if id not in db]
-    found += [f"{len(db)} rows instead of {len(oracle)}"] if len(db) != len(oracle) else []
+def served(db):
+    """Every row: id -> (vector, metadata)."""
+    rows, after = {}, None
+    while page := db.scroll(limit=10_000, after=after, include=["vector", "metadata"]):
+        rows.update((row["id"], (row["vector"], row["metadata"])) for row in page)
+        after = page[-1]["id"]
+    return rows
+
+
+def differences(db, oracle, sought):
+    """Where a database is not what the oracle says: every row of both; and searches for the vectors of those `sought`."""
+    rows = served(db)
+    found = [f"{len(db)} rows, of which {len(rows)} are listed"] if len(db) != len(rows) else []
+    found += [f"row {id} is missing" for id in oracle if id not in rows]
+    found += [f"row {id} is there" for id in rows if id not in oracle]
     for id, (vector, metadata) in oracle.items():
-        if db.get(id) != metadata:
-            found.append(f"metadata of {id} is {db.get(id)} instead of {metadata}")
-    hits = db.query_many([vector for vector, _ in oracle.values()], k=5) if oracle and len(db) else []
-    for id, near in zip(oracle, hits):
-        if not any(hit["id"] == id and hit["distance"] == 0 for hit in near):
+        if id in rows and not (np.array_equal(rows[id][0], vector) and rows[id][1] == metadata):
+            found.append(f"row {id} is {rows[id]} instead of {(vector, metadata)}")
+    sought = [id for id in sought if id in oracle]
+    hits = db.query_many([oracle[id][0] for id in sought], k=5) if sought and len(db) else []
+    for id, near in zip(sought, hits):
+        if not any(hit["id"] == id and hit["distance"] == 0 and hit["metadata"] == oracle[id][1] for hit in near):
             found.append(f"row {id} is not found by its own vector")
     return found
 
@@ -124,8 +136,9 @@ def test_every_acknowledged_write_survives_sigkill(python, path, tmp_path, kills
     (tmp_path / "writes.py").write_text(WRITES)
     writes = {}
     exec(WRITES, writes)
-    oracle, step = Oracle(), 0
+    oracle, step, chance = Oracle(), 0, np.random.default_rng(kills)
     for kill in range(kills):
+        begun = step
         child = python(WRITER, path, step, env={**os.environ, "PYTHONPATH": str(tmp_path)})
         lines = [child.stdout.readline() for _ in range(20 + 37 * (kill % 7))]
         child.send_signal(signal.SIGKILL)
@@ -137,14 +150,20 @@ def test_every_acknowledged_write_survives_sigkill(python, path, tmp_path, kills
             writes["apply"](oracle, step)
         step += 1
         with NoPokeDB(8, path=path, space="l2") as db:
-            wrong = differences(db, oracle)
+            # All rows are read each time; those that are searched for are what this life wrote and some from before, at the end all.
+            ids, new = list(oracle), step * 10
+            older = chance.choice(ids, min(len(ids), 300), replace=False).tolist() if ids else []
+            sought = ids if kill == kills - 1 else {*older, *(id for id in ids if id >= begun * 10), *range(new, new + 5)}
+            wrong = differences(db, oracle, sought)
             if wrong:
                 # The step in flight when the kill came may be there too, but only whole.
                 writes["apply"](oracle, step)
                 step += 1
-                wrong = differences(db, oracle)
+                wrong = differences(db, oracle, sought)
             assert not wrong, f"after kill {kill} at step {step}: {wrong[:5]}"
-    print(f"kills: {kills} of a Python process, {step} steps")
+            report = db.check() if kill % 10 == 9 else None
+            assert report is None or report.ok, report.problems
+    print(f"kills: {kills} of a Python process, {step} steps, {len(oracle)} rows at the end")
 
 
 def test_after_a_fork_the_childs_handle_raises_and_the_parents_works(python, path):

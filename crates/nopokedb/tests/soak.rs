@@ -236,16 +236,22 @@ fn memory_and_open_files_stay_flat_and_no_row_is_lost_to_kills() {
     let after = own(killed.path());
     let third = samples.len() / 3;
     let (middle, last) = (&samples[third..2 * third], &samples[2 * third..]);
-    let told = |what: &str, most_or_median: fn(&[Sample], fn(&Sample) -> u64) -> u64, figure| {
-        println!("soak: {what}: {} -> {}", most_or_median(middle, figure), most_or_median(last, figure));
+    let told = |what: &str, figure: fn(&Sample) -> u64| {
+        println!(
+            "soak: {what}: {} -> {}, at most {} -> {}",
+            median(middle, figure),
+            median(last, figure),
+            most(middle, figure),
+            most(last, figure)
+        );
     };
     println!("soak: {seconds} s, kills: {kills}, acknowledged writes among them: {}", oracle.acked);
-    told("anonymous memory, KiB", median, |s| s.anonymous_kib);
-    told("resident memory, KiB", median, |s| s.resident_kib);
-    told("open segments", median, |s| s.segments);
-    told("other open files", median, |s| s.files);
-    told("threads", median, |s| s.threads);
-    told("the directory at most, KiB", most, |s| s.disk_kib);
+    told("anonymous memory, KiB", |s| s.anonymous_kib);
+    told("resident memory, KiB", |s| s.resident_kib);
+    told("open segments", |s| s.segments);
+    told("other open files", |s| s.files);
+    told("threads", |s| s.threads);
+    told("the directory, KiB", |s| s.disk_kib);
     println!("soak: the opener of killed databases, files: {} -> {}", before.files, after.files);
     assert!(open(soaked.path().to_str().unwrap()).check().unwrap().is_ok(), "a check of the killed soak");
     let _ = fs::remove_file(warm(soaked.path()));
