@@ -16,7 +16,7 @@ use crate::query::request::{Include, Query};
 use crate::stats::Stats;
 use crate::types::{Id, RecordId, Slot};
 use crate::vectors::Visibility;
-use crate::vectors::keys::{PLACES, first_place};
+use crate::vectors::keys::{PLACES, first_place, relatives};
 use crate::vectors::view::View;
 
 /// So many more rows than those of a page are looked at, for a record may have one of a text's [`PLACES`] numbers: rows of up to that
@@ -71,7 +71,9 @@ impl Collection {
         hidden.retain(|&id| generation.has_expired(id));
         self.delete_held(&union(&records, &hidden))?;
         drop(held);
-        let purged: HashSet<u64> = union(&records, &expired).iter().map(|record| record.0).collect();
+        // A text that was deleted and came again may have had another of its numbers before.
+        let purged: HashSet<u64> =
+            union(&records, &expired).into_iter().flat_map(relatives).map(|record| record.0).collect();
         if !purged.is_empty() {
             self.handle.engine.purge(&self.core, &purged)?;
         }

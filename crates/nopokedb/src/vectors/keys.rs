@@ -24,6 +24,15 @@ pub(crate) fn places(text: &str) -> impl Iterator<Item = RecordId> + use<> {
     (0..PLACES as u64).map(move |n| RecordId(hash.wrapping_add(n) | RecordId::FIRST_TEXT))
 }
 
+/// The numbers that any text which may have `record` may have: its own among them. An integer has its own alone.
+pub(crate) fn relatives(record: RecordId) -> impl Iterator<Item = RecordId> {
+    let reach = if record.is_text() { PLACES as u64 - 1 } else { 0 };
+    (0..=2 * reach).map(move |n| match reach {
+        0 => record,
+        _ => RecordId(record.0.wrapping_add(n).wrapping_sub(reach) | RecordId::FIRST_TEXT),
+    })
+}
+
 /// The first number that the record of `id` may have: what its writers hold while they look.
 pub(crate) fn first_place(id: &Id) -> RecordId {
     match id {
@@ -47,6 +56,18 @@ mod tests {
         assert_eq!(numbers[0], xxh3_64(b"doc-1") | 1 << 63);
         assert!(numbers.windows(2).all(|w| w[1] == (w[0] + 1) | 1 << 63));
         assert_eq!(first_place(&Id::from("doc-1")).0, numbers[0]);
+    }
+
+    #[test]
+    fn relatives_are_all_numbers_that_a_text_with_one_of_its_numbers_may_have() {
+        for first in [0, 1, 2, 77, (1 << 63) - 1, (1 << 63) - 3] {
+            let all: Vec<RecordId> = (0..4).map(|n: u64| RecordId((first + n) | RecordId::FIRST_TEXT)).collect();
+            for one in &all {
+                let relatives: Vec<RecordId> = relatives(*one).collect();
+                assert!(all.iter().all(|place| relatives.contains(place)), "{first}: {one:?}");
+            }
+        }
+        assert_eq!(relatives(RecordId(2)).collect::<Vec<_>>(), [RecordId(2)]);
     }
 
     #[test]
