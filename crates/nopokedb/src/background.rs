@@ -256,7 +256,7 @@ impl Engine {
     }
 
     /// Work that came with writes: graphs first, then whatever makes the directory and memory smaller.
-    fn busy_round(&self) -> Result<()> {
+    pub(crate) fn busy_round(&self) -> Result<()> {
         self.with_busy(|busy| self.work_on(busy))
     }
 

@@ -132,11 +132,12 @@ impl Database {
         self.handle.engine.reap()
     }
 
-    /// Does what the background does once nothing was written for a while.
+    /// Does what the background does now, and once nothing was written for a while.
     #[cfg(any(test, feature = "testing"))]
     #[doc(hidden)]
     pub fn settle(&self) -> Result<()> {
         let _paused = self.handle.engine.background.pause();
+        self.handle.engine.busy_round()?;
         self.handle.engine.settle()
     }
 

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{LazyLock, Mutex};
 use std::thread::park_timeout;
 use std::time::{Duration, Instant};
 
@@ -307,32 +307,46 @@ fn swaps(golden: &Golden) -> Vec<Case> {
     cases
 }
 
+/// What one case may take of a core, and of time, which on a busy machine is another matter.
+const MOST_WORK: Duration = Duration::from_secs(30);
+const MOST_TIME: Duration = Duration::from_secs(300);
+
 /// Tries all cases on two threads. Fails with the first few that went wrong, and if any takes for ever.
 fn try_all(what: &str, golden: &'static Golden, cases: &[Case]) {
     let peak = virtual_memory();
     let (next, served, began) = (AtomicUsize::new(0), AtomicU64::new(0), Instant::now());
+    let under_way: [Mutex<Option<(Instant, usize)>>; 2] = <_>::default();
     let wrong: Vec<String> = std::thread::scope(|s| {
-        let work = || {
+        let work = |mine: &Mutex<Option<(Instant, usize)>>| {
             let mut wrong = Vec::new();
-            while let Some((file, damage, words)) = cases.get(next.fetch_add(1, Relaxed)) {
-                let mut started = Instant::now();
-                let mut verdict = attempt(golden, file, damage(golden), words);
-                if started.elapsed() > Duration::from_secs(30) {
-                    // The machine may have stood still; damage that hangs does so again.
-                    started = Instant::now();
-                    verdict = attempt(golden, file, damage(golden), words);
-                }
-                match verdict {
+            loop {
+                let n = next.fetch_add(1, Relaxed);
+                let Some((file, damage, words)) = cases.get(n) else { break };
+                *mine.lock().unwrap() = Some((Instant::now(), n));
+                let before = work_of_this_thread();
+                match attempt(golden, file, damage(golden), words) {
                     Ok(verdict) => drop(served.fetch_add(u64::from(verdict == Verdict::Served), Relaxed)),
                     Err(why) => wrong.push(why),
                 }
-                if started.elapsed() > Duration::from_secs(30) {
-                    wrong.push(format!("{} {words}: took {:?}", file.display(), started.elapsed()));
+                let took = work_of_this_thread().saturating_sub(before);
+                if took > MOST_WORK {
+                    wrong.push(format!("{} {words}: took {took:?} of a core", file.display()));
                 }
             }
+            *mine.lock().unwrap() = None;
             wrong
         };
-        let threads = [s.spawn(work), s.spawn(work)];
+        let threads = under_way.each_ref().map(|mine| s.spawn(move || work(mine)));
+        while !threads.iter().all(|t| t.is_finished()) {
+            park_timeout(Duration::from_millis(20));
+            for (since, n) in under_way.iter().filter_map(|mine| *mine.lock().unwrap()) {
+                if since.elapsed() > MOST_TIME {
+                    // Its thread will not be joined.
+                    println!("{} {}: no end after {MOST_TIME:?}", cases[n].0.display(), cases[n].2);
+                    std::process::abort();
+                }
+            }
+        }
         threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
     });
     let grown = virtual_memory().saturating_sub(peak);
@@ -345,6 +359,15 @@ fn try_all(what: &str, golden: &'static Golden, cases: &[Case]) {
         wrong[..wrong.len().min(12)].join("\n")
     );
     assert!(grown < 2 << 20, "{grown} KiB of address space were taken");
+}
+
+/// What the calling thread has taken of a core; nothing where the system does not say.
+fn work_of_this_thread() -> Duration {
+    let stat = fs::read_to_string("/proc/thread-self/stat").unwrap_or_default();
+    // The name, which comes second, may have blanks; it ends with the last bracket. Hundredths of a second.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|n| n.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 /// The most address space this process ever had, in KiB; 0 where the system does not say.
