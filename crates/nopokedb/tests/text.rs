@@ -83,6 +83,30 @@ fn the_text_index_is_a_cache() {
 }
 
 #[test]
+fn a_text_index_that_lacks_a_document_or_has_one_too_many_is_found_by_a_check_and_built_again() {
+    for change in [
+        "DELETE FROM text_0 WHERE rowid = (SELECT lsn FROM records WHERE id = 7)",
+        "INSERT INTO text_0(rowid, document) VALUES (1000000, 'one too many')",
+    ] {
+        let dir = TempDir::new().unwrap();
+        let db = open(&dir, None);
+        (0..20).for_each(|id| add(&db.collection(), id, &format!("word{id} common")));
+        let report = db.check().unwrap();
+        assert!(report.is_ok() && report.rebuilt.is_empty(), "{report}");
+        db.close().unwrap();
+        let sqlite = rusqlite::Connection::open(dir.path().join("meta.sqlite")).unwrap();
+        assert_eq!(sqlite.execute(change, []).unwrap(), 1);
+        sqlite.close().unwrap();
+        let db = open(&dir, None);
+        let report = db.check().unwrap();
+        assert!(report.is_ok() && report.rebuilt.len() == 1, "{change}: {report}");
+        assert!(report.rebuilt[0].contains("the text index of collection 0"), "{report}");
+        assert_eq!(found(&db.collection(), "word7"), [7]);
+        assert!(db.check().unwrap().rebuilt.is_empty());
+    }
+}
+
+#[test]
 fn another_tokenizer_has_the_index_built_again_and_leaves_no_damaged_file() {
     let dir = TempDir::new().unwrap();
     let db = open(&dir, None);

@@ -62,7 +62,7 @@ pub(super) fn quarantine(path: &Path) -> Result<PathBuf> {
     }
     remove_companions(path)?;
     for (_, old) in earlier {
-        drop(std::fs::remove_file(companion(&old, "-wal")));
+        remove_companions(&old)?;
         std::fs::remove_file(&old).context("remove", &old)?;
     }
     Ok(to)
@@ -71,7 +71,7 @@ pub(super) fn quarantine(path: &Path) -> Result<PathBuf> {
 /// Removes the databases that were set aside.
 pub(super) fn remove_set_aside(path: &Path) -> Result<()> {
     for (_, old) in quarantined(path)? {
-        drop(std::fs::remove_file(companion(&old, "-wal")));
+        remove_companions(&old)?;
         std::fs::remove_file(&old).context("remove", &old)?;
     }
     Ok(())

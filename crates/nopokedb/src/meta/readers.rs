@@ -202,6 +202,7 @@ impl Reader<'_> {
                 return Err(Trouble::Damaged(format!("the row count of collection {collection}")));
             }
             self.scan(CollectionId(collection), &mut |_| {})?;
+            self.verify_text(CollectionId(collection))?;
             total += rows;
         }
         let all: i64 = self.conn.query_row("SELECT count(*) FROM records", [], |row| row.get(0))?;

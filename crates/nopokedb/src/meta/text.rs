@@ -203,6 +203,28 @@ impl Reader<'_> {
         tokenizer_of(self.conn(), collection.0)
     }
 
+    /// That the text index of `collection` has each document that its rows have, and no other. That it is sound in itself is
+    /// asked by `quick_check`.
+    pub(super) fn verify_text(&self, collection: CollectionId) -> Outcome<()> {
+        let documents = "SELECT lsn FROM records WHERE collection = ?1 AND document IS NOT NULL";
+        let indexed = match self.text_tokenizer(collection)? {
+            Some(_) => format!("SELECT id FROM text_{}_docsize", collection.0),
+            None => "SELECT NULL WHERE FALSE".into(),
+        };
+        let count = |of: &str, but: &str| -> Outcome<i64> {
+            let sql = format!("SELECT count(*) FROM (SELECT * FROM ({of}) EXCEPT SELECT * FROM ({but})) WHERE ?1 = ?1");
+            Ok(self.conn().query_row(&sql, [collection.0], |row| row.get(0))?)
+        };
+        let (missing, foreign) = (count(documents, &indexed)?, count(&indexed, documents)?);
+        if missing + foreign == 0 {
+            return Ok(());
+        }
+        Err(Trouble::Damaged(format!(
+            "the text index of collection {} lacks {missing} documents and has {foreign} that no row has",
+            collection.0
+        )))
+    }
+
     /// How many words each document has that was written after `after`, in order.
     pub(crate) fn text_lengths(
         &self,
