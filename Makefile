@@ -20,7 +20,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-rust test-python check fmt-check clippy tidy stubs doc deny crash crash-rust crash-python power schedules schedules-quick soak fuzz \
-  asan miri bench bench-full wheel clean
+  asan asan-python miri bench bench-full wheel clean
 
 help: ## Print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -120,6 +120,29 @@ asan: ## The Rust tests under AddressSanitizer (needs nightly Rust)
 	else RUSTFLAGS="-Zsanitizer=address" ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 $(CARGO) +nightly test --locked \
 	  -p nopokedb -p nopokedb-kernels --all-features --target $(shell rustc -vV | sed -n 's/^host: //p') --target-dir target/asan \
 	  --lib --tests -- --skip tidy; fi
+
+ASAN_HOST   := $(shell rustc -vV | sed -n 's/^host: //p')
+ASAN_DIR    := target/asan/python
+# A Python that was built without the sanitizer needs its runtime before everything else: made of the archive that comes with the compiler.
+ASAN_SOURCE := $(shell ls "$$(rustc +nightly --print sysroot 2>/dev/null)"/lib/rustlib/$(ASAN_HOST)/lib/librustc*_rt.asan.a 2>/dev/null)
+
+asan-python: $(VENV)/.tools ## The Python tests with the extension under AddressSanitizer (Linux; needs nightly Rust and a C compiler)
+	@if ! $(CARGO) +nightly --version >/dev/null 2>&1 || [ -z "$(ASAN_SOURCE)" ]; then \
+	  echo "asan-python: SKIPPED, no nightly Rust with the sanitizer's runtime here (rustup toolchain install nightly)"; \
+	elif ! command -v cc >/dev/null || ! command -v ar >/dev/null; then \
+	  echo "asan-python: SKIPPED, no C compiler here"; \
+	else set -e; \
+	  RUSTFLAGS="-Zsanitizer=address" $(CARGO) +nightly build --locked -p nopokedb-python --target $(ASAN_HOST) --target-dir target/asan; \
+	  rm -rf $(ASAN_DIR); mkdir -p $(ASAN_DIR); cp -r crates/nopokedb-python/python/nopokedb $(ASAN_DIR)/; \
+	  cp target/asan/$(ASAN_HOST)/debug/lib_nopokedb.so $(ASAN_DIR)/nopokedb/_nopokedb.abi3.so; \
+	  cp "$(ASAN_SOURCE)" $(ASAN_DIR)/runtime.a; ar d $(ASAN_DIR)/runtime.a asan_preinit.cpp.o; \
+	  cc -shared -o $(ASAN_DIR)/runtime.so -Wl,--whole-archive $(ASAN_DIR)/runtime.a -Wl,--no-whole-archive -lpthread -ldl -lrt -lm; \
+	  export PYTHONPATH=$(abspath $(ASAN_DIR)) LD_PRELOAD=$(abspath $(ASAN_DIR))/runtime.so PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1; \
+	  export ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0:allocator_may_return_null=1:abort_on_error=1; \
+	  $(PY) -c "import nopokedb; assert '/$(ASAN_DIR)/' in nopokedb.__file__, nopokedb.__file__"; \
+	  if ($(PY) -c "import ctypes as c; l = c.CDLL(None); l.free(c.c_void_p(8 + l.malloc(8)))") >/dev/null 2>&1; then \
+	    echo "asan-python: the sanitizer does not notice a wrong free"; exit 1; fi; \
+	  $(PY) -m pytest -o faulthandler_timeout=0 crates/nopokedb-python/tests $(ASAN_ARGS); fi
 
 miri: ## The kernels' scalar twins and the lock-free structures under Miri (says so if Miri is missing)
 	@if ! $(CARGO) +nightly miri --version >/dev/null 2>&1; then \

@@ -252,5 +252,5 @@ def test_ctrl_c_ends_a_wait(python, path):
         """,
         path,
     )
-    out, errors = child.communicate(timeout=60)
+    out, errors = child.communicate(timeout=300)
     assert out == "interrupted\n", errors
