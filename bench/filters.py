@@ -3,6 +3,7 @@
     filters.py                  the text set of `data.py`: 60,000 x 384 synthetic, or what NOPOKEDB_BENCH_DATA names
     filters.py --large          1,000,000 x 128, clustered: minutes to load
     filters.py --rows 200000 --dim 128
+    filters.py --large --path DIR   keeps the database in DIR, and measures the one that is there the next time
 
 Prints a table: the median time of a query without a filter and with filters that pass 50 %, 10 %, 1 %, 0.1 % and 0.01 % of the
 rows at random, and 10 % by place (near the query, and far from it); their ratio; recall@10 against exact search. Then what a
@@ -74,15 +75,16 @@ def main():
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--path", help="where to keep the database")
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sure", type=int, default=200, help="queries whose recall is measured")
     args = parser.parse_args()
     base, queries = load(args)
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=SCRATCH) as tmp, NoPokeDB(base.shape[1], path=f"{tmp}/db") as db:
-        rows = metadata(base)
-        for i in range(0, len(base), 5_000):
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as tmp, NoPokeDB(base.shape[1], path=args.path or f"{tmp}/db") as db:
+        rows = metadata(base) if len(db) < len(base) else []
+        for i in range(len(db), len(rows), 5_000):
             db.add_many(base[i : i + 5_000], rows[i : i + 5_000])
         db.wait_indexed()
         print(f"{len(base):,} x {base.shape[1]}, k={K}, {len(queries)} queries, {args.rounds} rounds")
@@ -106,13 +108,13 @@ def main():
                     answers[name].append(hits)
         usual = median(times["no filter"])
         plans = {name: plan(db, queries[: args.sure], where) for name, where in cases.items()}
-        print(f"{'':22}{'p50 us':>9}{'p95 us':>9}{'ratio':>7}{'recall':>8}{'rows':>9}  how")
+        print(f"{'':22}{'p50 us':>9}{'p95 us':>9}{'ratio':>7}{'recall':>8}{'rows':>11}  how")
         for name, where in cases.items():
             exact = [db.query(query, K, where=where, exact=True) for query in queries[: args.sure]]
             p50, p95 = median(times[name]) * 1e6, np.percentile(times[name], 95) * 1e6
             found = recall(answers[name][: args.sure], exact)
             assert all(len(a) == len(b) for a, b in zip(answers[name], exact)), "never short"
-            print(f"{name:22}{p50:9.1f}{p95:9.1f}{p50 / usual / 1e6:7.2f}{found:8.4f}{db.count(where):9,}  {plans[name]}")
+            print(f"{name:22}{p50:9.1f}{p95:9.1f}{p50 / usual / 1e6:7.2f}{found:8.4f}{db.count(where):11,}  {plans[name]}")
         stats = db.stats()
     print(f"a field first asked about: {first * 1e3:.1f} ms, two more at once: {together * 1e3:.1f} ms")
     print(f"a new value: {median(known) * 1e6:.0f} us; with a new range of another field: {median(both) * 1e6:.0f} us")
