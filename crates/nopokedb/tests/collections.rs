@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::disallowed_methods)] // these tests remove what they made
 
-use nopokedb::{CollectionOptions, Database, ErrorKind, Id, Metric, NewRow, NewRows, Options, Query, Subject};
+use nopokedb::{CollectionOptions, Database, ErrorKind, Filter, Id, Metric, NewRow, NewRows, Options, Query, Subject};
 
 fn l2(dim: usize) -> CollectionOptions {
     CollectionOptions { metric: Metric::L2, ..CollectionOptions::new(dim) }
@@ -87,6 +87,9 @@ fn a_small_collection_takes_little_memory_and_a_larger_one_has_its_codes() {
     let bytes = |stats: nopokedb::Stats| {
         stats.graph_memory + stats.codes_memory + stats.rows_memory + stats.ids_memory + stats.filters_memory
     };
+    for n in 0..50 {
+        small.count(Some(&Filter::field("n").eq(n))).unwrap();
+    }
     assert!(bytes(small.stats().unwrap()) <= 2048, "{:?}", small.stats().unwrap());
     // One by one over the number from which on scans read codes, then far beyond it at once.
     let large = db.open_collection("large", &l2(64)).unwrap();

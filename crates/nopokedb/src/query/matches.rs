@@ -6,8 +6,8 @@
 //! 2. Bits belong to one generation's slots; its cache goes with it.
 //! 3. A view that still sees a row which compaction has dropped gets its bit set, whatever the filter: it finds out when it
 //!    reads the row, and starts over. Views taken from now on see no such row, and its bit means nothing.
-//! 4. The cache holds at most [`MOST_FILTERS`] filters and [`MOST_BYTES`]; the one used longest ago goes first. Columns have
-//!    a budget of their own (`columns.rs`).
+//! 4. The cache holds at most [`MOST_FILTERS`] filters, fewer where rows are few, and [`MOST_BYTES`]; the one used longest ago goes
+//!    first. Columns have a budget of their own (`columns.rs`).
 //!
 //! Threading: a short mutex around the list of what is kept; evaluation is outside of it. Two threads that meet a new filter
 //! at once both evaluate it.
@@ -28,6 +28,8 @@ use crate::vectors::view::View;
 
 const MOST_FILTERS: usize = 32;
 const MOST_BYTES: usize = 64 << 20;
+/// Rows for each filter that is kept beside the first.
+const ROWS_FOR_ONE: usize = 32;
 /// New rows that are read rather than found in columns, which would have to take them in first.
 const READ_UP_TO: u32 = 256;
 /// Slots are listed where they are at most this part of all: the list takes up to four times what the bits take.
@@ -213,9 +215,11 @@ impl FilterCache {
             }
             kept.remove(place);
         }
+        // Ten thousand small collections must not keep thirty-two filters each: their rows are quickly looked at again.
+        let most = MOST_FILTERS.min(1 + new.matches.bits.len() as usize / ROWS_FOR_ONE);
         kept.push(new);
         let mut bytes: usize = kept.iter().map(Kept::bytes).sum();
-        while kept.len() > MOST_FILTERS || bytes > MOST_BYTES {
+        while kept.len() > most || bytes > MOST_BYTES {
             bytes -= kept.remove(0).bytes();
         }
     }

@@ -30,7 +30,8 @@ pub(in crate::filter) fn parse(text: &str) -> Result<Node> {
     let tokens = tokens(text)?;
     let mut parser = Parser { text, tokens: &tokens, at: 0, depth: 0 };
     if parser.peek() == Token::End {
-        return Ok(Node::All(Vec::new()));
+        // Not "every row": a text that came out empty by mistake must not delete them.
+        return Err(parser.error("a filter (leave it out, or give {}, for every row)"));
     }
     let node = parser.filter()?;
     match parser.peek() {
