@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use nopokedb::testing::probe;
+use nopokedb::{Database, NewRows};
 use support::{Rng, long, options};
 
 const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1/clean");
@@ -97,9 +98,23 @@ fn hostile_manifests_are_refused_or_read() {
     try_mutations("manifests", &[kept("MANIFEST-10")], 20_000, probe::manifest);
 }
 
+/// An image with a graph, as this version writes it.
+fn image() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path(), options()).unwrap();
+    let rows: Vec<f32> = (0..120i16).map(|i| f32::from(i * 37 % 101)).collect();
+    db.collection().add_many(&rows, NewRows::default()).unwrap();
+    db.wait_indexed(None).unwrap();
+    db.close().unwrap();
+    let image = fs::read_dir(dir.path().join("index")).unwrap().next().expect("an image").unwrap();
+    fs::read(image.path()).unwrap()
+}
+
 #[test]
 fn hostile_images_are_refused_or_read() {
-    try_mutations("images", &[kept("index/00000000-0000000000000021.idx")], 500, probe::image);
+    // One of each version: those of older ones are refused.
+    let images = [image(), kept("index/00000000-0000000000000021.idx")];
+    try_mutations("images", &images, 1_000, probe::image);
 }
 
 #[test]

@@ -135,6 +135,13 @@ impl Grid {
     }
 }
 
+/// Bytes of a row's code in an index image: see [`Codes::put`].
+pub(crate) fn encoded_bytes(metric: Metric, dim: usize, centred: bool) -> usize {
+    let uniform = metric == Metric::Cosine && !centred;
+    let width = padded(dim);
+    width / 2 + if uniform { 0 } else { 4 } + if width >= SIGNS_FROM { 4 } else { 0 }
+}
+
 /// `|x|`, from a sum in f64 where one in f32 might over- or underflow.
 fn length(x: &[f32]) -> f32 {
     // The specification's sum, whose order no kernel level changes (invariant 2).
@@ -207,30 +214,48 @@ impl Codes {
         self.append_blocks(row);
     }
 
-    /// Appends rows' codes as an image holds them: nibbles, norm, factor each. False if one makes no sense.
+    /// Appends rows' codes as [`Codes::put`] made them. False if one makes no sense.
     pub(crate) fn append_run(&self, bytes: &[u8]) -> bool {
-        let stride = self.grid.width / 2 + 8;
-        let float =
-            |row: &[u8], at: usize| f32::from_le_bytes(row[stride - 8 + at..][..4].try_into().expect("four bytes"));
-        let rows = || bytes.chunks_exact(stride);
-        if !rows().all(|row| float(row, 0).is_finite() && float(row, 0) >= 0.0 && float(row, 4).is_finite()) {
-            return false;
-        }
-        let (norms, factors): (Vec<f32>, Vec<f32>) = rows().map(|row| (float(row, 0), float(row, 4))).unzip();
+        let (nibbles, stride) = (self.grid.width / 2, self.encoded_bytes());
+        let floats = |at: usize| {
+            let float = move |row: &[u8]| f32::from_le_bytes(row[at..at + 4].try_into().expect("four bytes"));
+            bytes.chunks_exact(stride).map(float).collect::<Vec<f32>>()
+        };
+        let mut fine = true;
         if !self.grid.uniform() {
+            let norms = floats(nibbles);
+            fine &= norms.iter().all(|norm| norm.is_finite() && *norm >= 0.0);
             let longest = norms.iter().fold(0f32, |longest, norm| longest.max(*norm));
             self.norms.append(&norms);
             self.longest.fetch_max(longest.to_bits(), Relaxed);
         }
         if self.grid.has_signs() {
+            let factors = floats(stride - 4);
+            fine &= factors.iter().all(|factor| factor.is_finite());
             self.factors.append(&factors);
         }
-        let mut each = rows();
-        let first = self.hi.append_with(norms.len(), |_, nibbles| {
-            nibbles.copy_from_slice(&each.next().expect("as many as were counted")[..stride - 8]);
+        let mut rows = bytes.chunks_exact(stride);
+        let first = self.hi.append_with(bytes.len() / stride, |_, row| {
+            row.copy_from_slice(&rows.next().expect("as many as were counted")[..nibbles]);
         });
         self.append_blocks(first);
-        true
+        fine
+    }
+
+    /// Bytes of a row's code in an index image.
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        encoded_bytes(self.grid.metric, self.grid.dim, !self.grid.centre.is_empty())
+    }
+
+    /// Adds a row's code as an index image holds it: nibbles, then the norm and the factor where they are kept.
+    pub(crate) fn put(&self, slot: u32, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.hi_row(slot));
+        if !self.grid.uniform() {
+            out.extend_from_slice(&self.norm(slot).to_le_bytes());
+        }
+        if self.grid.has_signs() {
+            out.extend_from_slice(&self.factors.row(slot as usize)[0].to_le_bytes());
+        }
     }
 
     /// Lays out the blocks that the rows from `first` on completed.
@@ -258,13 +283,6 @@ impl Codes {
     #[inline]
     pub(crate) fn hi_row(&self, slot: u32) -> &[u8] {
         self.hi.row(slot as usize)
-    }
-
-    /// A row's code beside its nibbles.
-    pub(crate) fn encoded(&self, slot: u32) -> Encoded {
-        let one = |arena: &AppendArena<f32>, kept: bool| if kept { arena.row(slot as usize)[0] } else { 1.0 };
-        let norm = one(&self.norms, !self.grid.uniform());
-        Encoded { norm, factor: one(&self.factors, self.grid.has_signs()) }
     }
 
     /// A row's distance from the centre.

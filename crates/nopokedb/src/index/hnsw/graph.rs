@@ -17,6 +17,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
+use super::packed::Lists;
 use crate::sync::atomic::AtomicU32;
 use crate::vectors::chunked::{ChunkedU32, ChunkedU64};
 
@@ -139,32 +140,19 @@ impl Graph {
         self.chained.reserve(len.div_ceil(64) as usize);
     }
 
-    /// Takes the next lists as an image holds them, in slot order: `capacity` words each, [`NONE`] behind the last link. False
-    /// if one makes no sense: a link to a slot that will not be covered, or behind a [`NONE`].
-    pub(crate) fn take_lists(&self, filled: &mut Filled, bytes: &[u8]) -> bool {
+    /// Takes the lists that are whole in `lists`. False if one makes no sense: a link to a slot that will not be covered.
+    pub(super) fn take_lists(&self, filled: &mut Filled, lists: &mut Lists) -> bool {
         let mut fine = true;
-        for list in bytes.chunks_exact(4 * self.capacity) {
+        filled.words.resize(self.lines * LINE_WORDS, NONE);
+        while let Some(makes_sense) = lists.next(&mut filled.words) {
+            fine &= makes_sense;
             let room = bucket_len(filled.bucket) * self.lines;
             if filled.lines.is_empty() {
                 filled.lines.reserve_exact(room);
                 nopokedb_kernels::prefer_huge_pages(filled.lines.spare_capacity_mut());
             }
-            let mut ended = false;
-            for line in list.chunks(4 * LINE_WORDS) {
-                let mut words = [NONE; LINE_WORDS];
-                for (word, bytes) in words.iter_mut().zip(line.as_chunks::<4>().0) {
-                    *word = u32::from_le_bytes(*bytes);
-                }
-                // Most lines are full, which is told without a branch per word.
-                let full = words.iter().fold(true, |full, &word| full & (slot_of(word) < filled.covered));
-                if ended || !full {
-                    for &word in &words {
-                        fine &= word == NONE || !ended && slot_of(word) < filled.covered;
-                        ended |= word == NONE;
-                    }
-                }
-                filled.lines.push(Line(words.map(AtomicU32::new)));
-            }
+            let lines = filled.words.as_chunks::<LINE_WORDS>().0;
+            filled.lines.extend(lines.iter().map(|words| Line(words.map(AtomicU32::new))));
             if filled.lines.len() == room {
                 self.publish_lists(filled);
             }
@@ -172,12 +160,12 @@ impl Graph {
         fine
     }
 
-    /// After the last of [`Graph::take_lists`]: all covered slots have a list.
-    pub(crate) fn finish_lists(&self, filled: &mut Filled) {
+    /// After the last of [`Graph::take_lists`]: all of the first `covered` slots have a list.
+    pub(super) fn finish_lists(&self, filled: &mut Filled, covered: u32) {
         if !filled.lines.is_empty() {
             self.publish_lists(filled);
         }
-        self.reserve(filled.covered);
+        self.reserve(covered);
     }
 
     fn publish_lists(&self, filled: &mut Filled) {
@@ -309,18 +297,12 @@ impl Graph {
 }
 
 /// How far [`Graph::take_lists`] has come: each bucket is written once, as its lists come, and published when it is full.
-#[derive(Debug)]
-pub(crate) struct Filled {
-    covered: u32,
+#[derive(Debug, Default)]
+pub(super) struct Filled {
     bucket: usize,
     lines: Vec<Line>,
-}
-
-impl Filled {
-    /// Nothing yet of a graph that will cover so many slots.
-    pub(crate) fn new(covered: u32) -> Filled {
-        Filled { covered, bucket: 0, lines: Vec::new() }
-    }
+    /// A list.
+    words: Vec<u32>,
 }
 
 #[cfg(test)]

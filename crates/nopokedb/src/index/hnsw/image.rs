@@ -14,7 +14,8 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::graph::{Graph, NONE, slot_of};
+use super::graph::{Graph, slot_of};
+use super::packed::{self, Packer};
 use crate::error::{IoContext, Result};
 use crate::index::space::Stored;
 use crate::io::vfs::{OpenMode, Vfs, VfsFile};
@@ -24,8 +25,10 @@ use crate::vectors::codes::Codes;
 pub(super) const MAGIC: [u8; 8] = *b"NPDBIDX\n";
 pub(super) const END_MAGIC: [u8; 8] = *b"NPDBEND\n";
 /// Also stands for how rows become codes: whoever changes that raises it.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 pub(super) const HEADER_LEN: usize = 4096;
+/// Where the header tells how many slots there are, and how many of them the graph covers.
+pub(super) const COUNTS_AT: usize = 72;
 pub(super) const SECTIONS_AT: usize = 128;
 pub(super) const SECTION_ENTRY: usize = 24;
 pub(super) const BLOCK: usize = 64 << 10;
@@ -49,33 +52,49 @@ pub(crate) struct Stamp {
     pub(crate) seed: u64,
 }
 
+/// How many rows an image is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) slots: u32,
+    /// So many of the first ones are covered by the graph.
+    pub(super) covered: u32,
+}
+
 /// The arrays of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The LSN that wrote each slot, for the caller to tell which rows these are.
+    /// The LSN that wrote each slot, for the caller to tell which rows these are: runs of consecutive ones.
     Lsns = 1,
-    /// The lists, each padded with [`NONE`] to the graph's capacity.
-    Links = 2,
-    /// Next row of each slot's chain, or [`NONE`].
-    Twins = 3,
+    /// How many links each list has.
+    Degrees = 2,
+    /// The lists, as [`packed`] has them.
+    Links = 3,
+    /// The slots whose row has a next one in its chain, and which.
+    Twins = 4,
     /// Slots where walks start.
-    Entries = 4,
-    /// What [`Stored`] keeps for each slot.
-    Stored = 5,
+    Entries = 5,
+    /// What [`Stored`] keeps for each slot, where it is not zero for all.
+    Stored = 6,
     /// The centre that codes are counted from; nothing if it is the origin.
-    Centre = 6,
-    /// Each slot's code: nibbles, norm, factor. None where rows are so short that they have no codes.
-    Codes = 7,
+    Centre = 7,
+    /// Each slot's code: nibbles, and norm and factor where they are kept. None where rows are so short that they have no codes.
+    Codes = 8,
 }
 
 /// How many arrays there are.
-pub(super) const SECTIONS: usize = 7;
+pub(super) const SECTIONS: usize = 8;
 pub(super) const KINDS: [Kind; SECTIONS] =
-    [Kind::Lsns, Kind::Links, Kind::Twins, Kind::Entries, Kind::Stored, Kind::Centre, Kind::Codes];
+    [Kind::Lsns, Kind::Degrees, Kind::Links, Kind::Twins, Kind::Entries, Kind::Stored, Kind::Centre, Kind::Codes];
 
-/// Bytes of a slot's code.
-pub(super) fn code_stride(codes: Option<&Codes>) -> usize {
-    codes.map_or(8, |codes| codes.grid().width / 2 + 8)
+/// Bytes of an element of each array for lists of `capacity` links and codes of so many bytes.
+pub(super) fn strides(capacity: usize, code: usize) -> [usize; SECTIONS] {
+    let degree = if capacity <= usize::from(u8::MAX) { 1 } else { 2 };
+    [16, degree, 1, 8, 4, 4, 4, code]
+}
+
+/// How many slots have a [`Stored`] in an image. Where it would be zero for all, the codes alone tell how many slots there are.
+pub(super) fn stored_count(metric: Metric, has_codes: bool, slots: usize) -> usize {
+    if metric == Metric::Cosine || !has_codes { slots } else { 0 }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -89,9 +108,10 @@ pub(super) struct Section {
 }
 
 /// Places the sections one behind the other; also the length of the data they make up.
-pub(super) fn lay_out(sizes: [(Kind, usize, usize); SECTIONS]) -> ([Section; SECTIONS], u64) {
+pub(super) fn lay_out(strides: [usize; SECTIONS], counts: [usize; SECTIONS]) -> ([Section; SECTIONS], u64) {
     let mut offset = HEADER_LEN as u64;
-    let sections = sizes.map(|(kind, stride, count)| {
+    let sections = std::array::from_fn(|i| {
+        let (kind, stride, count) = (KINDS[i], strides[i], counts[i]);
         let section = Section { kind, stride, count, offset };
         offset = (offset + stride as u64 * count as u64).next_multiple_of(ALIGN);
         section
@@ -146,6 +166,42 @@ pub(crate) fn write(vfs: &dyn Vfs, path: &Path, stamp: &Stamp, source: Source<'_
     }
 }
 
+/// The links of a list as far as they are to be in an image of `covered` slots.
+fn kept_links(graph: &Graph, slot: u32, covered: u32) -> impl Iterator<Item = u32> {
+    graph.links(slot).filter(move |&word| slot_of(word) < covered)
+}
+
+/// What has to be counted before the first byte is written.
+#[derive(Debug)]
+struct Small {
+    /// Runs of consecutive LSNs: the first one and how many.
+    runs: Vec<[u64; 2]>,
+    degrees: Vec<u16>,
+    /// Slots and the next ones of their chains.
+    twins: Vec<[u32; 2]>,
+    entries: Vec<u32>,
+}
+
+impl Small {
+    fn of(lsns: &[u64], graph: &Graph, covered: u32) -> Small {
+        let mut runs: Vec<[u64; 2]> = Vec::new();
+        for &lsn in lsns {
+            match runs.last_mut() {
+                Some([first, count]) if lsn == *first + *count => *count += 1,
+                _ => runs.push([lsn, 1]),
+            }
+        }
+        let degree = |slot| u16::try_from(kept_links(graph, slot, covered).count()).unwrap_or(u16::MAX);
+        let twin = |slot| graph.twin(slot).filter(|&twin| twin < covered).map(|twin| [slot, twin]);
+        Small {
+            runs,
+            degrees: (0..covered).map(degree).collect(),
+            twins: (0..covered).filter_map(twin).collect(),
+            entries: graph.entries().filter(|&e| e < covered).collect(),
+        }
+    }
+}
+
 /// The data on its way to the file, hashed block by block.
 struct Out<'a> {
     file: &'a dyn VfsFile,
@@ -156,34 +212,39 @@ struct Out<'a> {
 
 impl Out<'_> {
     fn image(&mut self, stamp: &Stamp, source: Source<'_>) -> io::Result<()> {
-        let Source { lsns, graph, stored, codes } = source;
+        let Source { lsns, graph, codes, .. } = source;
         // Rows past the caller's are left out, and so is what leads to them. Kept links and chains lead to younger rows, so
         // everything that stays can still be reached.
         let covered = u32::try_from(lsns.len()).map_or(graph.len(), |slots| slots.min(graph.len()));
-        let entries: Vec<u32> = graph.entries().filter(|&e| e < covered).collect();
+        let small = Small::of(lsns, graph, covered);
         let centre = codes.map_or(&[][..], |codes| &codes.grid().centre);
-        let (sections, data_len) = lay_out([
-            (Kind::Lsns, 8, lsns.len()),
-            (Kind::Links, 4 * graph.capacity(), covered as usize),
-            (Kind::Twins, 4, covered as usize),
-            (Kind::Entries, 4, entries.len()),
-            (Kind::Stored, stored.stride(), lsns.len()),
-            (Kind::Centre, 4, centre.len()),
-            (Kind::Codes, code_stride(codes), codes.map_or(0, |_| lsns.len())),
-        ]);
-        let header = encode_header(stamp, &sections, data_len);
+        let links: u64 = small.degrees.iter().map(|&degree| u64::from(degree)).sum();
+        let strides = strides(graph.capacity(), codes.map_or(1, Codes::encoded_bytes));
+        let counts = [
+            small.runs.len(),
+            covered as usize,
+            usize::try_from(packed::bytes_of(links, covered)).map_err(io::Error::other)?,
+            small.twins.len(),
+            small.entries.len(),
+            stored_count(stamp.metric, codes.is_some(), lsns.len()),
+            centre.len(),
+            codes.map_or(0, |_| lsns.len()),
+        ];
+        let (sections, data_len) = lay_out(strides, counts);
+        let slots = u32::try_from(lsns.len()).map_err(io::Error::other)?;
+        let header = encode_header(stamp, Counts { slots, covered }, &sections, data_len);
         self.file.write_all_at(&[&header], 0)?;
         self.written = HEADER_LEN as u64;
         let mut buffer_end = self.written;
         for section in &sections {
             self.fill_up(section.offset - buffer_end);
-            for i in 0..section.count {
-                match section.kind {
-                    Kind::Entries => self.buffer.extend_from_slice(&entries[i].to_le_bytes()),
-                    Kind::Centre => self.buffer.extend_from_slice(&centre[i].to_le_bytes()),
-                    kind => self.slot(kind, i, covered, source),
+            if section.kind == Kind::Links {
+                self.links(graph, covered)?;
+            } else {
+                for i in 0..section.count {
+                    self.element(section, i, &small, source);
+                    self.drain(false)?;
                 }
-                self.drain(false)?;
             }
             buffer_end = section.offset + section.stride as u64 * section.count as u64;
         }
@@ -198,32 +259,35 @@ impl Out<'_> {
         self.buffer.extend(std::iter::repeat_n(0, usize::try_from(gap).unwrap_or(0)));
     }
 
-    /// Adds slot `i`'s element of one section.
-    fn slot(&mut self, kind: Kind, i: usize, covered: u32, source: Source<'_>) {
-        let Source { lsns, graph, stored, codes } = source;
+    /// Adds the lists of the first `covered` slots.
+    fn links(&mut self, graph: &Graph, covered: u32) -> io::Result<()> {
+        let mut packer = Packer::new(covered);
+        for slot in 0..covered {
+            kept_links(graph, slot, covered).for_each(|link| packer.push(link, &mut self.buffer));
+            self.drain(false)?;
+        }
+        packer.finish(&mut self.buffer);
+        Ok(())
+    }
+
+    /// Adds element `i` of a section.
+    fn element(&mut self, section: &Section, i: usize, small: &Small, source: Source<'_>) {
+        let Source { stored, codes, .. } = source;
+        let out = &mut self.buffer;
         #[allow(clippy::cast_possible_truncation)] // slots are u32
         let slot = i as u32;
-        match kind {
-            Kind::Lsns => self.buffer.extend_from_slice(&lsns[i].to_le_bytes()),
-            Kind::Links => {
-                let links = graph.links(slot).filter(|&word| slot_of(word) < covered);
-                let padded = links.chain(std::iter::repeat(NONE)).take(graph.capacity());
-                padded.for_each(|word| self.buffer.extend_from_slice(&word.to_le_bytes()));
+        match section.kind {
+            Kind::Lsns => small.runs[i].iter().for_each(|word| out.extend_from_slice(&word.to_le_bytes())),
+            Kind::Degrees => out.extend_from_slice(&small.degrees[i].to_le_bytes()[..section.stride]),
+            Kind::Twins => small.twins[i].iter().for_each(|slot| out.extend_from_slice(&slot.to_le_bytes())),
+            Kind::Entries => out.extend_from_slice(&small.entries[i].to_le_bytes()),
+            Kind::Stored => stored.encode(slot, out),
+            Kind::Centre => {
+                let centre = codes.map_or(0.0, |codes| codes.grid().centre[i]);
+                out.extend_from_slice(&centre.to_le_bytes());
             }
-            Kind::Twins => {
-                let twin = graph.twin(slot).filter(|&twin| twin < covered);
-                self.buffer.extend_from_slice(&twin.unwrap_or(NONE).to_le_bytes());
-            }
-            Kind::Stored => stored.encode(slot, &mut self.buffer),
-            Kind::Codes => {
-                if let Some(codes) = codes {
-                    let encoded = codes.encoded(slot);
-                    self.buffer.extend_from_slice(codes.hi_row(slot));
-                    self.buffer.extend_from_slice(&encoded.norm.to_le_bytes());
-                    self.buffer.extend_from_slice(&encoded.factor.to_le_bytes());
-                }
-            }
-            Kind::Entries | Kind::Centre => {}
+            Kind::Codes => codes.into_iter().for_each(|codes| codes.put(slot, out)),
+            Kind::Links => {}
         }
     }
 
@@ -250,7 +314,7 @@ pub(super) fn metric_code(metric: Metric) -> u32 {
     }
 }
 
-fn encode_header(stamp: &Stamp, sections: &[Section], data_len: u64) -> [u8; HEADER_LEN] {
+fn encode_header(stamp: &Stamp, counts: Counts, sections: &[Section], data_len: u64) -> [u8; HEADER_LEN] {
     let mut h = [0; HEADER_LEN];
     let mut put = |at: usize, bytes: &[u8]| h[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &MAGIC);
@@ -264,6 +328,8 @@ fn encode_header(stamp: &Stamp, sections: &[Section], data_len: u64) -> [u8; HEA
     put(60, &stamp.dim.to_le_bytes());
     put(64, &stamp.m.to_le_bytes());
     put(68, &stamp.ef_construction.to_le_bytes());
+    put(COUNTS_AT, &counts.slots.to_le_bytes());
+    put(COUNTS_AT + 4, &counts.covered.to_le_bytes());
     for (i, section) in sections.iter().enumerate() {
         let at = SECTIONS_AT + i * SECTION_ENTRY;
         put(at, &(section.kind as u32).to_le_bytes());
@@ -299,8 +365,9 @@ pub(crate) fn sealed(bytes: &[u8], expected: &Stamp) -> Vec<u8> {
     let data = HEADER_LEN..HEADER_LEN + data_len;
     let hashes: Vec<u64> = bytes[data.clone()].chunks(BLOCK).map(xxh3_64).collect();
     let lsn = Lsn(super::image_read::u64_at(&bytes, 32).min(expected.lsn.0));
-    let mut header = encode_header(&Stamp { lsn, ..expected.clone() }, &[], data_len as u64);
-    header[SECTIONS_AT..HEADER_LEN - 8].copy_from_slice(&bytes[SECTIONS_AT..HEADER_LEN - 8]);
+    let counts = Counts { slots: 0, covered: 0 };
+    let mut header = encode_header(&Stamp { lsn, ..expected.clone() }, counts, &[], data_len as u64);
+    header[COUNTS_AT..HEADER_LEN - 8].copy_from_slice(&bytes[COUNTS_AT..HEADER_LEN - 8]);
     let hash = xxh3_64(&header[..HEADER_LEN - 8]);
     header[HEADER_LEN - 8..].copy_from_slice(&hash.to_le_bytes());
     bytes.truncate(data.end);

@@ -6,37 +6,37 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::graph::{Filled, Graph, NONE};
+use super::graph::{Filled, Graph};
 use super::image::{
-    BLOCK, END_MAGIC, FOOTER_FIXED, HEADER_LEN, Image, KINDS, Kind, MAGIC, Parts, SECTION_ENTRY, SECTIONS, SECTIONS_AT,
-    Section, Stamp, VERSION, lay_out, metric_code,
+    BLOCK, COUNTS_AT, Counts, END_MAGIC, FOOTER_FIXED, HEADER_LEN, Image, Kind, MAGIC, Parts, SECTION_ENTRY, SECTIONS,
+    SECTIONS_AT, Section, Stamp, VERSION, lay_out, metric_code, stored_count, strides,
 };
+use super::packed::{self, Lists};
 use crate::error::{Error, ErrorKind, IoContext, Result};
 use crate::index::flat::Flat;
 use crate::index::space::Stored;
 use crate::io::vfs::{OpenMode, Vfs, VfsFile, read_exact_at};
 use crate::types::{CollectionId, Lsn, Metric};
-use crate::vectors::codes::{Codes, Grid};
-use crate::vectors::rotate::padded;
+use crate::vectors::codes::{Codes, Grid, encoded_bytes};
 
 /// Images of more bytes than this are read on two threads.
-pub(super) const PARALLEL_FROM: u64 = 4 << 20;
+pub(super) const PARALLEL_FROM: u64 = 2 << 20;
 /// The sections from here on are about rows, those before about links.
-const FIRST_OF_ROWS: usize = 4;
+const FIRST_OF_ROWS: usize = 5;
 
 /// Reads and checks the image at `path`. It must belong to `expected` in everything but the LSN, and its LSN must not be
 /// above `expected.lsn`.
 pub(crate) fn read(vfs: &dyn Vfs, path: &Path, expected: &Stamp) -> Result<Image> {
     let file = vfs.open(path, OpenMode::Read).context("open", path)?;
     let mut reader = Reader { file: &*file, path, hashes: Vec::new(), end: 0 };
-    let (stamp, sections) = reader.header()?;
+    let (stamp, counts, sections) = reader.header()?;
     if stamp != (Stamp { lsn: stamp.lsn, ..expected.clone() }) {
         return Err(reader.bad(0, "it belongs to another database or collection, or was built with other parameters"));
     }
     if stamp.lsn > expected.lsn {
         return Err(reader.bad(32, "it reflects operations that the log does not hold"));
     }
-    reader.contents(&stamp, &sections)
+    reader.contents(&stamp, counts, &sections)
 }
 
 struct Reader<'a> {
@@ -71,7 +71,7 @@ impl Reader<'_> {
     }
 
     /// Reads header and footer and takes over the blocks' checksums.
-    fn header(&mut self) -> Result<(Stamp, [Section; SECTIONS])> {
+    fn header(&mut self) -> Result<(Stamp, Counts, [Section; SECTIONS])> {
         let file_len = self.file.len().context("ask for the length of", self.path)?;
         if file_len < (HEADER_LEN + FOOTER_FIXED) as u64 {
             return Err(self.bad(file_len, "it is too short"));
@@ -106,7 +106,8 @@ impl Reader<'_> {
             return Err(self.bad(self.end, "its footer belongs to another header"));
         }
         self.hashes = body[..body.len() - 24].chunks_exact(8).map(|b| u64_at(b, 0)).collect();
-        Ok((self.stamp(&h)?, self.sections(&h, data_len)?))
+        let counts = Counts { slots: u32_at(&h, COUNTS_AT), covered: u32_at(&h, COUNTS_AT + 4) };
+        Ok((self.stamp(&h)?, counts, self.sections(&h, data_len)?))
     }
 
     fn stamp(&self, h: &[u8]) -> Result<Stamp> {
@@ -127,18 +128,18 @@ impl Reader<'_> {
 
     /// The section table, which must be the one that this version writes for these counts.
     fn sections(&self, h: &[u8], data_len: u64) -> Result<[Section; SECTIONS]> {
-        let entry = |i: usize| {
+        let (mut strides, mut counts) = ([0; SECTIONS], [0; SECTIONS]);
+        for i in 0..SECTIONS {
             let at = SECTIONS_AT + i * SECTION_ENTRY;
             let stride = u64::from(u32_at(h, at + 4));
             let fits = stride > 0 && u64_at(h, at + 8) <= data_len / stride;
             let sizes = (usize::try_from(stride), usize::try_from(u64_at(h, at + 8)));
             match (fits, sizes) {
-                (true, (Ok(stride), Ok(count))) => Ok((KINDS[i], stride, count)),
-                _ => Err(self.bad(at as u64, "a section does not fit into it")),
+                (true, (Ok(stride), Ok(count))) => (strides[i], counts[i]) = (stride, count),
+                _ => return Err(self.bad(at as u64, "a section does not fit into it")),
             }
-        };
-        let sizes = [entry(0)?, entry(1)?, entry(2)?, entry(3)?, entry(4)?, entry(5)?, entry(6)?];
-        let (sections, len) = lay_out(sizes);
+        }
+        let (sections, len) = lay_out(strides, counts);
         let same = sections.iter().enumerate().all(|(i, s)| {
             let at = SECTIONS_AT + i * SECTION_ENTRY;
             u32_at(h, at) == s.kind as u32 && u64_at(h, at + 16) == s.offset
@@ -150,17 +151,20 @@ impl Reader<'_> {
     }
 
     /// Reads all blocks, checks them, and fills a graph and the per-slot data: on two threads where that pays.
-    fn contents(&self, stamp: &Stamp, sections: &[Section; SECTIONS]) -> Result<Image> {
-        self.check_sizes(stamp, sections)?;
+    fn contents(&self, stamp: &Stamp, counts: Counts, sections: &[Section; SECTIONS]) -> Result<Image> {
+        self.check_sizes(stamp, counts, sections)?;
         let (links, rows) = sections.split_at(FIRST_OF_ROWS);
         let middle = rows[0].offset;
         let read_links = || {
-            let mut filling = LinksFilling::new(stamp, links);
+            let mut filling = LinksFilling::new(stamp, counts);
             self.part(links, middle, &mut |kind, first, bytes| filling.take(kind, first, bytes))?;
-            Ok::<_, Error>(filling.finish())
+            let at = links[0].offset;
+            filling
+                .finish(&links[2])
+                .ok_or_else(|| self.bad(at, "its lists are not as many, or not as long, as it says"))
         };
         let read_rows = || {
-            let mut filling = RowsFilling::new(stamp, rows);
+            let mut filling = RowsFilling::new(stamp, counts, rows);
             self.part(rows, self.end, &mut |kind, first, bytes| filling.take(kind, first, bytes))?;
             Ok::<_, Error>(filling)
         };
@@ -183,24 +187,21 @@ impl Reader<'_> {
     }
 
     /// Whether the sections' sizes belong together.
-    fn check_sizes(&self, stamp: &Stamp, sections: &[Section; SECTIONS]) -> Result<()> {
-        let [lsns, links, twins, entries, stored_at, centre, codes_at] = sections;
-        let (capacity, dim) = (2 * stamp.m as usize, stamp.dim as usize);
+    fn check_sizes(&self, stamp: &Stamp, counts: Counts, sections: &[Section; SECTIONS]) -> Result<()> {
+        let [_, degrees, links, twins, _, stored, centre, codes] = sections;
+        let dim = stamp.dim as usize;
+        let (slots, covered) = (counts.slots as usize, counts.covered as usize);
         let has_codes = Flat::keeps_codes(dim);
-        let code_bytes = if has_codes { padded(dim) / 2 + 8 } else { 8 };
-        let right = links.stride == 4 * capacity
-            && lsns.stride == 8
-            && [twins, entries, centre].iter().all(|s| s.stride == 4)
-            && (stored_at.stride, codes_at.stride) == (Stored::new().stride(), code_bytes)
-            && links.count == twins.count
-            && links.count <= lsns.count
-            && stored_at.count == lsns.count
-            && codes_at.count == if has_codes { lsns.count } else { 0 }
+        let code = if has_codes { encoded_bytes(stamp.metric, dim, centre.count > 0) } else { 1 };
+        let right = sections.iter().map(|s| s.stride).eq(strides(2 * stamp.m as usize, code))
+            && covered <= slots
+            && degrees.count == covered
+            && links.count as u64 >= packed::bytes_of(0, counts.covered)
+            && twins.count <= covered
+            && stored.count == stored_count(stamp.metric, has_codes, slots)
+            && codes.count == if has_codes { slots } else { 0 }
             && (centre.count == 0 || has_codes && centre.count == dim);
-        if !right {
-            return Err(self.bad(SECTIONS_AT as u64, "its sections have the wrong sizes"));
-        }
-        u32::try_from(lsns.count).map_err(|_| self.bad(SECTIONS_AT as u64, "it has too many slots")).map(|_| ())
+        if right { Ok(()) } else { Err(self.bad(SECTIONS_AT as u64, "its sections have the wrong sizes")) }
     }
 
     /// Reads the blocks from the first of `sections` to `until` and checks them; calls `take` with runs of whole elements, in
@@ -223,7 +224,8 @@ impl Reader<'_> {
                     next_block += 1;
                     continue;
                 }
-                #[allow(clippy::cast_possible_truncation)] // counts are at most the slots', which are u32
+                #[allow(clippy::cast_possible_truncation)]
+                // bytes of links apart, which nobody counts, at most as many as slots
                 let first = done as u32;
                 if !take(section.kind, first, &window[used..used + run * section.stride]) {
                     let what =
@@ -256,18 +258,6 @@ impl Reader<'_> {
     }
 }
 
-/// Hangs `twin` behind slot `i` if that makes sense. Chains go up, so they end.
-fn take_twin(graph: &Graph, i: u32, twin: u32, covered: u32) -> bool {
-    if twin == NONE {
-        return true;
-    }
-    let fine = twin > i && twin < covered;
-    if fine {
-        graph.set_twin(i, twin);
-    }
-    fine
-}
-
 /// The words of a section of u32.
 fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
     bytes.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word))
@@ -275,46 +265,95 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
 
 /// Graph and LSNs on their way into memory.
 struct LinksFilling {
-    covered: u32,
+    counts: Counts,
+    capacity: usize,
     lsns: Vec<u64>,
     graph: Graph,
-    lists: Filled,
+    lists: Lists,
+    filled: Filled,
+    /// Slots below this have their chain.
+    chained: u32,
 }
 
 impl LinksFilling {
-    fn new(stamp: &Stamp, sections: &[Section]) -> LinksFilling {
-        #[allow(clippy::cast_possible_truncation)] // at most the slots, which are u32
-        let covered = sections[1].count as u32;
-        let graph = Graph::new(2 * stamp.m as usize);
-        LinksFilling { covered, lsns: Vec::with_capacity(sections[0].count), lists: Filled::new(covered), graph }
+    fn new(stamp: &Stamp, counts: Counts) -> LinksFilling {
+        let capacity = 2 * stamp.m as usize;
+        LinksFilling {
+            counts,
+            capacity,
+            lsns: Vec::with_capacity(counts.slots as usize),
+            graph: Graph::new(capacity),
+            lists: Lists::new(counts.covered),
+            filled: Filled::default(),
+            chained: 0,
+        }
     }
 
     /// Takes the elements of a section from number `first` on; false if one makes no sense. Elements come in order.
     fn take(&mut self, kind: Kind, first: u32, bytes: &[u8]) -> bool {
-        let LinksFilling { covered, lsns, graph, lists } = self;
         match kind {
-            Kind::Lsns => {
-                lsns.extend(bytes.as_chunks::<8>().0.iter().map(|&lsn| u64::from_le_bytes(lsn)));
-                true
+            Kind::Lsns => bytes.as_chunks::<16>().0.iter().all(|run| self.take_run(u64_at(run, 0), u64_at(run, 8))),
+            Kind::Degrees => {
+                let stride = strides(self.capacity, 1)[1];
+                bytes.chunks_exact(stride).all(|degree| {
+                    let degree = degree.iter().rev().fold(0, |value, &byte| value << 8 | u16::from(byte));
+                    self.lists.take_degree(degree);
+                    usize::from(degree) <= self.capacity
+                })
             }
-            Kind::Links => graph.take_lists(lists, bytes),
+            Kind::Links => {
+                self.lists.take_bytes(bytes);
+                self.graph.take_lists(&mut self.filled, &mut self.lists)
+            }
             Kind::Twins => {
-                graph.finish_lists(lists);
-                (first..).zip(words(bytes)).all(|(i, twin)| take_twin(graph, i, twin, *covered))
+                if first == 0 {
+                    self.graph.finish_lists(&mut self.filled, self.counts.covered);
+                }
+                bytes.as_chunks::<8>().0.iter().all(|pair| self.take_twin(u32_at(pair, 0), u32_at(pair, 4)))
             }
             _ => words(bytes).all(|entry| {
-                let fine = entry < *covered;
+                let fine = entry < self.counts.covered;
                 if fine {
-                    graph.add_entry(entry);
+                    self.graph.add_entry(entry);
                 }
                 fine
             }),
         }
     }
 
-    fn finish(self) -> (Vec<u64>, Graph) {
-        self.graph.publish(self.covered);
-        (self.lsns, self.graph)
+    /// Takes a run of LSNs; false if there are more than slots, or a number is too large to be one.
+    fn take_run(&mut self, first: u64, count: u64) -> bool {
+        let room = (self.counts.slots as usize - self.lsns.len()) as u64;
+        match first.checked_add(count) {
+            Some(end) if count > 0 && count <= room => {
+                self.lsns.extend(first..end);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Hangs `twin` behind a slot if that makes sense. Chains go up, so they end.
+    fn take_twin(&mut self, slot: u32, twin: u32) -> bool {
+        let fine = slot >= self.chained && twin > slot && twin < self.counts.covered;
+        if fine {
+            self.graph.set_twin(slot, twin);
+            self.chained = slot + 1;
+        }
+        fine
+    }
+
+    /// All that was taken, if it is as much as `links` and the header say.
+    fn finish(mut self, links: &Section) -> Option<(Vec<u64>, Graph)> {
+        let Counts { slots, covered } = self.counts;
+        let whole = self.lists.are_all()
+            && self.lsns.len() == slots as usize
+            && links.count as u64 == packed::bytes_of(self.lists.links(), covered);
+        whole.then(|| {
+            self.graph.finish_lists(&mut self.filled, covered);
+            self.graph.publish(covered);
+            (self.lsns, self.graph)
+        })
     }
 }
 
@@ -327,10 +366,9 @@ struct RowsFilling {
 }
 
 impl RowsFilling {
-    fn new(stamp: &Stamp, sections: &[Section]) -> RowsFilling {
+    fn new(stamp: &Stamp, counts: Counts, sections: &[Section]) -> RowsFilling {
         let stored = Stored::new();
-        #[allow(clippy::cast_possible_truncation)] // slots are u32
-        stored.reserve(sections[0].count as u32);
+        stored.reserve(counts.slots);
         let mut filling = RowsFilling { stored, codes: None, centre: Vec::new(), stamp: stamp.clone() };
         if Flat::keeps_codes(stamp.dim as usize) && sections[1].count == 0 {
             filling.begin_codes();

@@ -183,25 +183,71 @@ fn links_to_nowhere_are_refused_even_under_right_checksums() {
         let at = 128 + 24 * section + 16;
         usize::try_from(u64::from_le_bytes(good[at..at + 8].try_into().unwrap())).unwrap()
     };
-    let with = |at: usize, word: u32| {
+    let with_bytes = |at: usize, new: &[u8]| {
         let mut bytes = good.clone();
-        bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        bytes[at..at + new.len()].copy_from_slice(new);
         reseal(&mut bytes);
-        f.read_bytes(&bytes).is_ok()
+        f.read_bytes(&bytes)
     };
-    // The graph covers 250 slots, its lists hold 32 words, and the first row has links.
-    let (links, twins, entries, stored) = (offset_of(1), offset_of(2), offset_of(3), offset_of(4));
-    let (centre, norm) = (offset_of(5), offset_of(6) + 32);
-    assert!(with(links, 249) && with(twins + 4 * 7, 249) && with(entries, 5));
-    assert!(!with(links, 250), "a link past the graph");
-    assert!(!with(links, u32::MAX), "a hole in a list");
-    assert!(!with(twins + 4 * 7, 250), "a chain past the graph");
-    assert!(!with(twins + 4 * 7, 7), "a chain that does not go up");
+    let with = |at: usize, word: u32| with_bytes(at, &word.to_le_bytes()).is_ok();
+    // The graph covers 250 slots, so a link has 8 bits and a mark; its lists hold up to 32, and the first row has links. Rows 5
+    // and 20 to 29 are equal.
+    let [lsns, degrees, links, twins, entries, stored, centre, codes] = std::array::from_fn(offset_of);
+    assert_eq!((good[twins], good[twins + 4], good[twins + 8]), (5, 20, 20));
+    assert!(with_bytes(links, &[249]).is_ok() && with(twins + 4, 249) && with(entries, 5));
+    assert!(with_bytes(links, &[250]).is_err(), "a link past the graph");
+    assert!(with_bytes(degrees, &[33]).is_err(), "a list that is too long");
+    assert!(with_bytes(degrees, &[good[degrees] - 1]).is_err(), "fewer links than there are");
+    assert!(with_bytes(degrees, &[good[degrees] + 1]).is_err(), "more links than there are");
+    assert!(!with(twins + 4, 250), "a chain past the graph");
+    assert!(!with(twins + 4, 5), "a chain that does not go up");
+    assert!(!with(twins + 8, 5), "a row with two chains");
     assert!(!with(entries, 250), "an entry point past the graph");
     assert!(!with(stored, f32::NAN.to_bits()), "a norm that is no number");
+    let norm = codes + 32;
     assert!(with(centre, 2f32.to_bits()) && with(norm, 2f32.to_bits()));
     assert!(!with(centre, f32::INFINITY.to_bits()), "a centre that is nowhere");
     assert!(!with(norm, (-1f32).to_bits()), "a code of negative length");
+    // 300 runs of one LSN each.
+    let run = |first: u64, count: u64| [first.to_le_bytes(), count.to_le_bytes()].concat();
+    assert!(with_bytes(lsns, &run(0, 1)).is_ok());
+    for (first, count) in [(0, 0), (0, 2), (0, u64::MAX), (u64::MAX, 1), (1, 1 << 40)] {
+        assert!(with_bytes(lsns, &run(first, count)).is_err(), "{count} LSNs from {first} on");
+    }
+}
+
+/// The header tells how many slots there are and how many the graph covers; the sections must hold as many.
+#[test]
+fn counts_that_the_sections_contradict_are_refused() {
+    let f = Fixture::new(300);
+    let good = read_file(&f.disk, &f.path("image"), 1 << 30).unwrap();
+    for (at, count) in
+        [(72, 299u32), (72, 301), (72, u32::MAX), (76, 249), (76, 251), (76, 0), (76, 301), (76, u32::MAX)]
+    {
+        let mut bytes = good.clone();
+        bytes[at..at + 4].copy_from_slice(&count.to_le_bytes());
+        let hash = xxh3_64(&bytes[..4088]).to_le_bytes();
+        bytes[4088..4096].copy_from_slice(&hash);
+        let footer = bytes.len() - 16;
+        bytes[footer..footer + 8].copy_from_slice(&hash);
+        reseal(&mut bytes);
+        assert!(f.read_bytes(&bytes).is_err(), "{count} at {at}");
+    }
+}
+
+#[test]
+fn an_image_of_consecutive_rows_is_small() {
+    let n = 2_000;
+    let rows = Rows::gaussian(128, n, 4);
+    let index = index(&rows, Metric::Cosine);
+    absorb_all(&index, 1);
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, path) = (Disk, dir.path().join("image"));
+    index.write_image(&disk, &path, STAMP, &(1..=n as u64).collect::<Vec<_>>()).unwrap();
+    // Links of 12 bits, a degree, a norm, 64 bytes of code, and the ends.
+    let links: usize = (0..2_000).map(|slot| index.graph.links(slot).count()).sum();
+    let len = read_file(&disk, &path, 1 << 30).unwrap().len();
+    assert!(len < links * 12 / 8 + n * (1 + 4 + 64) + 4_096 + 2_048, "{len} bytes for {links} links");
 }
 
 /// Makes every checksum after the header right again.

@@ -1,7 +1,7 @@
 //! The graph: storage ([`graph`]), choice of links ([`neighbors`]), adding rows ([`insert`]) and taking
 //! dead ones out ([`repair`]), walking ([`search`], [`beam`]; among the rows that pass a filter: [`hops`]), the checker
 //! ([`check`]) and the file it is kept in ([`image`],
-//! [`image_read`]).
+//! [`image_read`]; its links: [`packed`]).
 
 pub(crate) mod beam;
 pub(crate) mod check;
@@ -13,5 +13,6 @@ pub(crate) mod image_read;
 mod image_tests;
 pub(crate) mod insert;
 pub(crate) mod neighbors;
+mod packed;
 pub(crate) mod repair;
 pub(crate) mod search;
