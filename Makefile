@@ -20,7 +20,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-rust test-python check fmt-check clippy tidy stubs doc deny crash crash-rust crash-python power schedules schedules-quick soak fuzz \
-  asan asan-python miri bench bench-full wheel clean
+  asan asan-python miri bench bench-full bench-kernels wheel clean
 
 help: ## Print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -155,6 +155,10 @@ bench: $(VENV)/.installed ## Measure against peers at 20,000 and 50,000 rows, in
 
 bench-full: $(VENV)/.installed ## The same up to 1,000,000 rows, in hours
 	$(PY) bench/run.py --full $(BENCH_ARGS)
+
+bench-kernels: ## Time each kernel against what this machine can do, in a minute; writes docs/KERNELS.md
+	$(CARGO) run --release --locked -p nopokedb-kernels --example kernels > target/kernels.md
+	mv target/kernels.md docs/KERNELS.md
 
 wheel: target/wheels/.built ## Build the Python wheel into target/wheels
 
