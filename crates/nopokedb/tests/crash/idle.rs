@@ -66,6 +66,6 @@ fn w54_an_image_of_rows_that_are_gone_is_written_anew() {
         db.settle().unwrap();
         std::mem::forget(db);
     };
-    let plan = if long() { enumeration() } else { Enumeration { max_checks: 250, second_every: 100, ..enumeration() } };
+    let plan = if long() { enumeration() } else { Enumeration { max_checks: 900, second_every: 200, ..enumeration() } };
     report("images of rows that are gone", plan.search(workload, recover, in_order));
 }
