@@ -25,7 +25,7 @@ pub enum Level {
     NeonDot,
     /// x86-64 with AVX2 and FMA.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, VL, DQ, VBMI and VNNI (Intel since Ice Lake, AMD since Zen 4).
+    /// x86-64 with AVX-512 F, BW, VL, DQ, VBMI and VNNI, LZCNT and BMI (Intel since Ice Lake, AMD since Zen 4).
     Avx512,
 }
 

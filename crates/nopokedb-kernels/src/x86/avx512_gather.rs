@@ -11,12 +11,14 @@ use crate::arena::AppendArena;
 use crate::codes::NibbleQuery;
 
 /// Cache lines of rows that are on their way while others are compared.
-const LINES_AHEAD: usize = 24;
+const LINES_AHEAD: usize = 72;
+/// Rows that are remembered from when they were asked for.
+const RING: usize = 32;
 
 /// # Safety
-/// The CPU has AVX-512 F, BW, VL, DQ and VNNI; the query is as long as the arena's rows; every id is published; there are as
+/// The CPU has AVX-512 F, BW, VL, DQ and VNNI, LZCNT, BMI1 and BMI2; the query is as long as the arena's rows; every id is published; there are as
 /// many sums as ids.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,lzcnt,bmi1,bmi2")]
 pub(super) unsafe fn nibble_gather(q: NibbleQuery<'_>, arena: &AppendArena<u8>, ids: &[u32], out: &mut [i32]) {
     // SAFETY: the caller's promises, and the length that is matched on.
     unsafe {
@@ -37,7 +39,7 @@ pub(super) unsafe fn nibble_gather(q: NibbleQuery<'_>, arena: &AppendArena<u8>, 
 /// # Safety
 /// As [`nibble_gather`]; codes are `64 * N` bytes long.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,lzcnt,bmi1,bmi2")]
 unsafe fn fixed<const N: usize>(q: NibbleQuery<'_>, arena: &AppendArena<u8>, ids: &[u32], out: &mut [i32]) {
     debug_assert!(q.high.len() == 64 * N && q.low.len() == 64 * N && ids.len() == out.len());
     let (mut high, mut low) = ([_mm512_setzero_si512(); N], [_mm512_setzero_si512(); N]);
@@ -50,15 +52,23 @@ unsafe fn fixed<const N: usize>(q: NibbleQuery<'_>, arena: &AppendArena<u8>, ids
     }
     // SAFETY: the caller vouches for every id.
     let row = |id: u32| unsafe { arena.row_unchecked(id as usize) }.as_ptr();
-    let ask = |id: u32| (0..N).for_each(|i| _mm_prefetch::<_MM_HINT_T0>(row(id).wrapping_add(64 * i).cast()));
-    let ahead = (LINES_AHEAD / N).max(4);
-    ids.iter().take(ahead).for_each(|&id| ask(id));
+    let ask = |row: *const u8| (0..N).for_each(|i| _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(64 * i).cast()));
+    // Where the rows are that were asked for: a ring.
+    let mut asked = [std::ptr::null(); RING];
+    let ahead = (LINES_AHEAD / N).clamp(4, RING - 4);
+    for (place, &id) in asked.iter_mut().zip(ids.iter().take(ahead)) {
+        *place = row(id);
+        ask(*place);
+    }
     let mut done = 0;
     while done < ids.len() {
         let four = (ids.len() - done).min(4);
+        for (i, &id) in ids.iter().enumerate().skip(done + ahead).take(4) {
+            asked[i % RING] = row(id);
+            ask(asked[i % RING]);
+        }
         // The last few are compared together with copies of the very last.
-        let rows = [0, 1, 2, 3].map(|i: usize| row(ids[done + i.min(four - 1)]));
-        ids.iter().skip(done + ahead).take(4).for_each(|&id| ask(id));
+        let rows = [0, 1, 2, 3].map(|i: usize| asked[(done + i.min(four - 1)) % RING]);
         let mut acc = [[_mm512_setzero_si512(); 2]; 4];
         for i in 0..N {
             for r in 0..4 {

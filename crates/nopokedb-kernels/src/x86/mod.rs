@@ -60,6 +60,9 @@ pub(crate) fn available() -> Vec<&'static Kernels> {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vbmi")
             && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
         {
             tables.push(&AVX512);
         }

@@ -5,7 +5,10 @@
 //! 2. It ends with its last live row that is wanted ([`Width`]), so dead rows do not use it up: they are walked through. Only a
 //!    beam that is nearly all dead is cut off sooner; the caller's exact fall-back takes over then.
 //!
-//! A round's finds are sorted and merged in one pass from the back, which costs less than inserting them one by one.
+//! A round's finds are sorted, their places looked up, and what is farther moved in one piece for each of them: choosing place by
+//! place, each choice waiting for the one before, costs twice as much.
+
+use nopokedb_kernels::kernels;
 
 use crate::index::topk::Scored;
 
@@ -47,8 +50,10 @@ fn distance_in(key: Key) -> f32 {
 #[derive(Debug, Default)]
 pub(crate) struct Beam {
     keys: Vec<Key>,
-    /// What the present round found.
+    /// Which rows of the present round are near enough, what they are packed into, and where in the beam they belong.
+    near: Vec<u32>,
     found: Vec<Key>,
+    places: Vec<usize>,
     width: Width,
     live: usize,
     /// All keys before this one are expanded.
@@ -119,36 +124,42 @@ impl Beam {
 
     /// Takes in what a round found: `distances[i]` belongs to `slots[i]`. None of them is in the beam yet.
     pub(crate) fn take(&mut self, slots: &[u32], distances: &[f32], is_dead: &impl Fn(u32) -> bool) {
-        let (bound, full) = (self.bound, self.bound != f32::INFINITY);
-        for (&slot, &distance) in slots.iter().zip(distances) {
-            if distance < bound || !full {
-                let dead = if is_dead(slot) { DEAD } else { 0 };
-                // Adding zero turns -0.0 into 0.0.
-                self.found.push(u64::from(sortable(distance + 0.0)) << 32 | u64::from(slot) << SLOT_SHIFT | dead);
-            }
+        let near = &mut self.near;
+        if near.len() < slots.len() {
+            near.resize(slots.len().next_multiple_of(256), 0);
         }
+        let n = if self.bound == f32::INFINITY {
+            near.iter_mut().zip(0..).take(slots.len()).for_each(|(place, i)| *place = i);
+            slots.len()
+        } else {
+            kernels().select_between(distances, f32::NEG_INFINITY, self.bound.next_down(), near)
+        };
+        self.found.extend(near[..n].iter().map(|&i| {
+            let (slot, distance) = (slots[i as usize], distances[i as usize]);
+            let dead = if is_dead(slot) { DEAD } else { 0 };
+            // Adding zero turns -0.0 into 0.0.
+            u64::from(sortable(distance + 0.0)) << 32 | u64::from(slot) << SLOT_SHIFT | dead
+        }));
         self.merge();
     }
 
     /// Merges `found` into the beam.
     fn merge(&mut self) {
-        let Beam { keys, found, .. } = self;
+        let Beam { keys, found, places, .. } = self;
         if found.is_empty() {
             return;
         }
         found.sort_unstable();
         self.live += found.iter().filter(|&&key| key & DEAD == 0).count();
-        let (mut old, mut new) = (keys.len(), found.len());
-        keys.resize(old + new, 0);
-        // From the back, into the room that was just made. The old keys are in their places once no new one is left.
-        while new > 0 {
-            let candidate = found[new - 1];
-            // One that does not exist is smaller than any.
-            let last = if old > 0 { keys[old - 1] } else { 0 };
-            let take_old = old > 0 && last > candidate;
-            keys[old + new - 1] = if take_old { last } else { candidate };
-            old -= usize::from(take_old);
-            new -= usize::from(!take_old);
+        let mut old = keys.len();
+        places.clear();
+        places.extend(found.iter().map(|&key| keys.partition_point(|&k| k < key)));
+        keys.resize(old + found.len(), 0);
+        // From the back, into the room that was just made.
+        for ((new, &key), &place) in found.iter().enumerate().zip(&*places).rev() {
+            keys.copy_within(place..old, place + new + 1);
+            keys[place + new] = key;
+            old = place;
         }
         self.cursor = self.cursor.min(old);
         found.clear();

@@ -50,15 +50,17 @@ impl Visited {
         }
     }
 
-    /// Notes a slot, the first time. Room was reserved. No branch depends on the slot.
-    #[inline(always)]
+    /// Notes a slot, the first time. Room was reserved.
     pub(super) fn meet(&mut self, slot: u32) {
-        let slot = slot.min(self.limit);
-        let word = &mut self.bits[(slot / 64) as usize];
-        let fresh = (*word >> (slot % 64) & 1) ^ 1;
-        *word |= 1 << (slot % 64);
-        self.met[self.count] = slot;
-        self.count += usize::from(fresh == 1);
+        self.meeting(|meeting| meeting.meet(slot));
+    }
+
+    /// Lets `visit` note many slots. Room was reserved for them.
+    #[inline(always)]
+    pub(super) fn meeting(&mut self, visit: impl FnOnce(&mut Meeting<'_>)) {
+        let mut meeting = Meeting { bits: &mut self.bits, met: &mut self.met, count: self.count, limit: self.limit };
+        visit(&mut meeting);
+        self.count = meeting.count;
     }
 
     /// Whether a slot below the limit is marked.
@@ -82,6 +84,27 @@ impl Visited {
             self.forget(self.met[i]);
         }
         self.bits[(self.limit / 64) as usize] = 0;
+    }
+}
+
+/// Slots being noted in a [`Visited`]: its parts side by side, so that they stay in registers.
+pub(super) struct Meeting<'a> {
+    bits: &'a mut [u64],
+    met: &'a mut [u32],
+    count: usize,
+    limit: u32,
+}
+
+impl Meeting<'_> {
+    /// Notes a slot, the first time. No branch depends on the slot.
+    #[inline(always)]
+    pub(super) fn meet(&mut self, slot: u32) {
+        let slot = slot.min(self.limit);
+        let word = &mut self.bits[(slot / 64) as usize];
+        let fresh = (*word >> (slot % 64) & 1) ^ 1;
+        *word |= 1 << (slot % 64);
+        self.met[self.count] = slot;
+        self.count += usize::from(fresh == 1);
     }
 }
 
@@ -134,11 +157,8 @@ impl Walker {
             let fresh = &self.visited.met[done..self.visited.count];
             field.rows.distances(probe, fresh, &mut self.distances)?;
             // What enters the beam is likely to be expanded soon: its list is on its way while the beam is put in order.
-            let enter = |slot: u32| {
-                field.graph.prefetch(slot);
-                is_dead(slot)
-            };
-            self.beam.take(fresh, &self.distances, &enter);
+            self.beam.take(fresh, &self.distances, is_dead);
+            self.beam.peek(2 * ROUND).for_each(|slot| field.graph.prefetch(slot));
             done = self.visited.count;
             if self.beam.gives_up() {
                 return Ok(false);
@@ -161,9 +181,11 @@ impl Walker {
             n += 1;
         }
         self.visited.reserve(ROUND * field.graph.room());
-        for &slot in &round[..n] {
-            field.graph.visit(slot, |neighbour| self.visited.meet(neighbour));
-        }
+        self.visited.meeting(|meeting| {
+            for &slot in &round[..n] {
+                field.graph.visit(slot, |neighbour| meeting.meet(neighbour));
+            }
+        });
         // The lists of the next round, as far as it can be told.
         self.beam.peek(ROUND).for_each(|slot| field.graph.prefetch(slot));
         n > 0
