@@ -275,7 +275,7 @@ impl Index {
                 slot < graph_len && view.is_live(Slot(slot)) && self.graph.links(slot).next().is_some()
             });
         seeds.extend(sample);
-        let beam = self.beam_of(k, ef.max(k), rows.noise(probe));
+        let beam = self.beam_of(k, ef.max(k), super::FILTERED, rows.noise(probe));
         walker.walk_among(field, probe, beam, seeds.into_iter(), &passes)?;
         let Scratch { probe, walker, top, .. } = scratch;
         self.rerank(walker, probe, rows.codes, k, graph_len, view, top)?;

@@ -73,8 +73,23 @@ const TILE: usize = 8;
 /// How much nearer to each other than to the node two neighbours must be for one to be dropped; see [`hnsw::neighbors`].
 const ALPHA: f32 = 1.0;
 
-/// See [`Stop::stretch`]; measured on embeddings and on tight clusters, where it brings both to about the same recall.
-const SEARCH_STRETCH: f32 = 1.2;
+/// How far a walk looks.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    /// Rows in the beam at most for each place of `ef`, two at `ef` = `k` and in the end as many as this.
+    rows: usize,
+    /// The row at this part of `ef` is [`Stop::anchor`].
+    part: usize,
+    /// See [`Stop::stretch`].
+    stretch: f32,
+}
+
+/// Through all rows. Measured on embeddings, heavy tails, spikes, tight and loose clusters: with a beam so wide that mostly the
+/// stretch ends the walk, up to a fifth fewer rows are compared for the same recall than where the width does.
+const FREE: Reach = Reach { rows: 4, part: 2, stretch: 1.07 };
+
+/// Among the rows that pass a filter.
+const FILTERED: Reach = Reach { rows: 2, part: 3, stretch: 1.2 };
 
 /// Rows whose memory is on its way while others are compared exactly.
 const RERANK_AHEAD: usize = 4;
@@ -438,7 +453,8 @@ impl Index {
         let all_live = view.all_live();
         let is_dead = |slot: u32| !all_live && !view.is_live(Slot(slot));
         let field = Field { graph: &self.graph, rows: &rows, limit: graph_len };
-        let (width, stop) = self.beam_of(k, ef, rows.noise(probe));
+        let reach = if rare.is_some() { FILTERED } else { FREE };
+        let (width, stop) = self.beam_of(k, ef, reach, rows.noise(probe));
         let (width, stop) = rare.map_or((width.into(), stop), |rare| rare.beam(k, width, stop));
         let arrived = walker.walk(field, probe, width, stop, &is_dead)?;
         if !arrived && rare.is_some() {
@@ -448,12 +464,17 @@ impl Index {
         Ok((top.sorted().len() >= k).then(|| answer(top)))
     }
 
-    /// The beam of a query with `ef`: up to twice as wide where much lies almost as near as what is sought, and not used up
-    /// where little does. Under ip distances have no natural zero to be stretched from.
-    fn beam_of(&self, k: usize, ef: usize, noise: f32) -> (usize, Option<Stop>) {
+    /// The beam of a query with `ef`: wider where much lies almost as near as what is sought, and not used up where little does.
+    /// Under ip distances have no natural zero to be stretched from.
+    fn beam_of(&self, k: usize, ef: usize, reach: Reach, noise: f32) -> (usize, Option<Stop>) {
+        let places = ef.max(k);
         match self.params.metric {
-            Metric::Ip => (ef.max(k), None),
-            _ => (2 * ef.max(k), Some(Stop { anchor: k.max(ef / 3), anchor_all: 0, stretch: SEARCH_STRETCH, noise })),
+            Metric::Ip => (places, None),
+            _ => {
+                let anchor = k.max(ef / reach.part);
+                let stop = Stop { anchor, anchor_all: 0, stretch: reach.stretch, noise };
+                (2 * places + (reach.rows - 2) * (places - k), Some(stop))
+            }
         }
     }
 
