@@ -12,6 +12,7 @@
 use super::hnsw::beam::{Stop, Width};
 use super::near::Probe;
 use super::plan::{MEASURED_EF, MEASURED_K, MEASURED_QUERIES, Route};
+use super::reach::FILTERED;
 use super::scan::BUDGET_PART;
 use super::topk::{Scored, TopK, by_distance};
 use super::work::Way;
@@ -275,7 +276,7 @@ impl Index {
                 slot < graph_len && view.is_live(Slot(slot)) && self.graph.links(slot).next().is_some()
             });
         seeds.extend(sample);
-        let beam = self.beam_of(k, ef.max(k), super::FILTERED, rows.noise(probe));
+        let beam = FILTERED.beam(self.params.metric, k, ef.max(k), rows.noise(probe));
         walker.walk_among(field, probe, beam, seeds.into_iter(), &passes)?;
         let Scratch { probe, walker, top, .. } = scratch;
         self.rerank(walker, probe, rows.codes, k, graph_len, view, top)?;

@@ -21,6 +21,7 @@ mod flat_tests;
 pub(crate) mod hnsw;
 mod near;
 mod plan;
+mod reach;
 mod scan;
 mod space;
 #[cfg(test)]
@@ -49,7 +50,6 @@ use crate::vectors::codes::Codes;
 use crate::vectors::{VectorSource, Visibility};
 use filtered::{Gathered, Rare};
 use flat::Flat;
-use hnsw::beam::Stop;
 use hnsw::check::{GraphReport, check};
 use hnsw::graph::Graph;
 use hnsw::image::{self, Parts, Source, Stamp};
@@ -58,6 +58,7 @@ use hnsw::insert::{Absorb, BuildParams, Builder};
 use hnsw::search::{Field, Walker};
 use near::{Near, Probe};
 use plan::{Costs, MEASURED_EF, MEASURED_K, MEASURED_QUERIES, Plan};
+use reach::{FILTERED, FREE};
 use scan::{FlatScratch, Lane};
 use space::{Space, Stored};
 use topk::{TopK, answer};
@@ -72,24 +73,6 @@ const TILE: usize = 8;
 
 /// How much nearer to each other than to the node two neighbours must be for one to be dropped; see [`hnsw::neighbors`].
 const ALPHA: f32 = 1.0;
-
-/// How far a walk looks.
-#[derive(Clone, Copy, Debug)]
-struct Reach {
-    /// Rows in the beam at most for each place of `ef`, two at `ef` = `k` and in the end as many as this.
-    rows: usize,
-    /// The row at this part of `ef` is [`Stop::anchor`].
-    part: usize,
-    /// See [`Stop::stretch`].
-    stretch: f32,
-}
-
-/// Through all rows. Measured on embeddings, heavy tails, spikes, tight and loose clusters: with a beam so wide that mostly the
-/// stretch ends the walk, up to a fifth fewer rows are compared for the same recall than where the width does.
-const FREE: Reach = Reach { rows: 4, part: 2, stretch: 1.07 };
-
-/// Among the rows that pass a filter.
-const FILTERED: Reach = Reach { rows: 2, part: 3, stretch: 1.2 };
 
 /// Rows whose memory is on its way while others are compared exactly.
 const RERANK_AHEAD: usize = 4;
@@ -454,7 +437,7 @@ impl Index {
         let is_dead = |slot: u32| !all_live && !view.is_live(Slot(slot));
         let field = Field { graph: &self.graph, rows: &rows, limit: graph_len };
         let reach = if rare.is_some() { FILTERED } else { FREE };
-        let (width, stop) = self.beam_of(k, ef, reach, rows.noise(probe));
+        let (width, stop) = reach.beam(self.params.metric, k, ef, rows.noise(probe));
         let (width, stop) = rare.map_or((width.into(), stop), |rare| rare.beam(k, width, stop));
         let arrived = walker.walk(field, probe, width, stop, &is_dead)?;
         if !arrived && rare.is_some() {
@@ -462,20 +445,6 @@ impl Index {
         }
         self.rerank(walker, probe, rows.codes, k, graph_len, view, top)?;
         Ok((top.sorted().len() >= k).then(|| answer(top)))
-    }
-
-    /// The beam of a query with `ef`: wider where much lies almost as near as what is sought, and not used up where little does.
-    /// Under ip distances have no natural zero to be stretched from.
-    fn beam_of(&self, k: usize, ef: usize, reach: Reach, noise: f32) -> (usize, Option<Stop>) {
-        let places = ef.max(k);
-        match self.params.metric {
-            Metric::Ip => (places, None),
-            _ => {
-                let anchor = k.max(ef / reach.part);
-                let stop = Stop { anchor, anchor_all: 0, stretch: reach.stretch, noise };
-                (2 * places + (reach.rows - 2) * (places - k), Some(stop))
-            }
-        }
     }
 
     /// Offers the rows of the beam, nearest first, until no further one can be among the `k` nearest.
