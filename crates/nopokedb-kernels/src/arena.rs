@@ -95,11 +95,15 @@ impl<T: Plain> AppendArena<T> {
         self.len() == 0
     }
 
-    /// Bytes of the buckets allocated so far.
+    /// Bytes in memory: what lies behind the rows in the last bucket is address space, and becomes memory as it is written.
     pub fn bytes(&self) -> usize {
+        let len = self.len();
         (0..BUCKETS)
             .filter(|&b| !self.buckets[b].load(Ordering::Acquire).is_null())
-            .map(|b| self.layout(b).size())
+            .map(|b| {
+                let rows = len.saturating_sub(self.first_rows * ((1 << b) - 1)).min(self.first_rows << b);
+                crate::touched(rows * self.stride * size_of::<T>(), self.layout(b).size())
+            })
             .sum()
     }
 
@@ -279,6 +283,16 @@ mod tests {
         assert_eq!(arena.bytes(), 0);
         arena.append(&[0.5; 128]);
         assert!(arena.bytes() <= FIRST_BYTES + LINE, "{}", arena.bytes());
+    }
+
+    #[test]
+    fn room_that_is_not_written_to_is_not_counted() {
+        let arena = AppendArena::<u8>::new(64);
+        // One row into a bucket of as much as all before.
+        let rows = 64 * ((1 << 14) - 1) + 1;
+        arena.append_with(rows, |_, row| row.fill(1));
+        let (used, most) = (rows * 64, rows * 64 + (2 << 20) + 20 * LINE);
+        assert!((used..=most).contains(&arena.bytes()), "{} of {used}", arena.bytes());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | `codes` | what the kernels over 4-bit and 1-bit codes work on |
 //! | [`table`](Kernels) | which of them this machine runs, chosen once |
 //! | [`cast`] | `f32` rows as bytes and back |
+//! | `zeroed` | [`Zeroed`]: reserved ahead of need, there once it is written to |
 //! | `arena` | [`AppendArena`]: rows that never move, read without locks while one writer appends |
 //!
 //! ```
@@ -36,12 +37,14 @@ pub mod scalar;
 mod table;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+mod zeroed;
 
 pub use arena::AppendArena;
 pub use codes::{
     Affine, BLOCK_16, BLOCK_64, CELL, CODE_BYTES, MIDDLE, NibbleQuery, TABLE, TABLE_MAX, interleave_16, pack_signs_64,
     sign_groups,
 };
-pub use pages::prefer_huge_pages;
+pub use pages::{prefer_huge_pages, touched};
 pub use prefetch::prefetch;
 pub use table::{Kernels, Level, kernels};
+pub use zeroed::{Zero, Zeroed};

@@ -14,6 +14,13 @@ pub fn prefer_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
     }
 }
 
+/// How much of a zeroed allocation of `size` bytes is in memory once its first `used` bytes were written: whole pages, and whole
+/// huge ones where [`prefer_huge_pages`] asks for them.
+pub fn touched(used: usize, size: usize) -> usize {
+    let page = if size >= LEAST { 2 << 20 } else { 4096 };
+    used.next_multiple_of(page).min(size)
+}
+
 #[cfg(target_os = "linux")]
 fn advise(start: *mut u8, bytes: usize) {
     unsafe extern "C" {

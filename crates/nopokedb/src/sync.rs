@@ -4,11 +4,15 @@
 //!
 //! Invariant: nothing but names, a place to switch, and a deadline, which shuttle has none of. What is compiled into the product is `std`.
 
+#[cfg(not(nopokedb_shuttle))]
+pub(crate) use nopokedb_kernels::{Zero, Zeroed};
 #[cfg(nopokedb_shuttle)]
 pub(crate) use shuttle::{
     sync::{Condvar, Mutex, MutexGuard, RwLock, atomic},
     thread,
 };
+#[cfg(nopokedb_shuttle)]
+pub(crate) use shuttled::{Zero, Zeroed};
 #[cfg(not(nopokedb_shuttle))]
 pub(crate) use std::{
     sync::{Condvar, Mutex, MutexGuard, RwLock, atomic},
@@ -50,5 +54,32 @@ impl Deadline {
         use shuttle::rand::Rng;
         thread::yield_now();
         shuttle::rand::thread_rng().gen_bool(0.5)
+    }
+}
+
+/// What stands for memory that is zero until it is written to where atomics are not plain numbers.
+#[cfg(nopokedb_shuttle)]
+mod shuttled {
+    /// Types whose default is zero.
+    pub(crate) trait Zero: Default {}
+    impl Zero for super::atomic::AtomicU32 {}
+    impl Zero for super::atomic::AtomicU64 {}
+
+    /// A slice of zeros.
+    #[derive(Debug)]
+    pub(crate) struct Zeroed<T>(Box<[T]>);
+
+    impl<T: Zero> Zeroed<T> {
+        pub(crate) fn new(len: usize) -> Zeroed<T> {
+            Zeroed((0..len).map(|_| T::default()).collect())
+        }
+    }
+
+    impl<T> std::ops::Deref for Zeroed<T> {
+        type Target = [T];
+
+        fn deref(&self) -> &[T] {
+            &self.0
+        }
     }
 }

@@ -101,15 +101,19 @@ impl Flat {
             None => {
                 let visit = |i: usize, f: &mut dyn FnMut(&[f32])| f(&vectors[i * dim..][..dim]);
                 let centre = if moves { centre::better(self.metric, dim, after, &[], visit) } else { None };
-                self.codes.store(Some(Arc::new(self.empty_around(centre.unwrap_or_default()))));
+                self.codes.store(Some(Arc::new(self.empty_around(centre.unwrap_or_default(), after))));
             }
         }
-        self.codes().expect("made above where there were none").append(vectors);
+        let codes = self.codes().expect("made above where there were none");
+        codes.append(vectors);
+        if codes.outgrows_blocks(after) {
+            self.codes.store(Some(Arc::new(codes.without_blocks())));
+        }
     }
 
     /// Makes the codes of the first `known` rows, which the source has.
     fn make(&self, known: usize) {
-        let codes = self.empty_around(Vec::new());
+        let codes = self.empty_around(Vec::new(), known);
         if !self.recentre(&codes, known) {
             self.encode(&codes, known);
             self.codes.store(Some(Arc::new(codes)));
@@ -122,14 +126,15 @@ impl Flat {
         let grid = old.grid();
         let visit = |i: usize, f: &mut dyn FnMut(&[f32])| self.visit(i, f);
         let Some(centre) = centre::better(grid.metric, grid.dim, known, &grid.centre, visit) else { return false };
-        let codes = self.empty_around(centre);
+        let codes = self.empty_around(centre, known);
         self.encode(&codes, known);
         self.codes.store(Some(Arc::new(codes)));
         true
     }
 
-    fn empty_around(&self, centre: Vec<f32>) -> Codes {
-        Codes::new(Grid::new(self.metric, self.source.dim(), centre, self.seed))
+    /// Codes around `centre` of no rows yet, of which there will be so many soon.
+    fn empty_around(&self, centre: Vec<f32>, rows: usize) -> Codes {
+        Codes::of(Grid::new(self.metric, self.source.dim(), centre, self.seed), rows)
     }
 
     /// Shows row `i` of the source to `f`. A damaged row is reported by the search that comes near it, not here.

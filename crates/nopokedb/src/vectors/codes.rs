@@ -8,7 +8,7 @@
 //! | kept | bytes a row | for |
 //! |---|---|---|
 //! | `hi` | D / 2 | row-major nibbles: the graph, refinement |
-//! | `blocks` | D / 2 below 256 dimensions, else D / 8 | the scan: nibbles in blocks of 16, or signs in blocks of 64 |
+//! | `blocks` | D / 2 below 256 dimensions, none of many rows; else D / 8 | the scan: nibbles in blocks of 16, or signs in blocks of 64 |
 //! | `norms` | 4, none where all are 1 | `n` |
 //! | `factors` | 4 from 256 dimensions on | `n` times what makes the product with the signs unbiased |
 //!
@@ -20,6 +20,7 @@
 //! Threading: one appender; any thread reads rows whose length it has seen published.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use nopokedb_kernels::{
@@ -31,7 +32,7 @@ use crate::types::Metric;
 
 /// From this many dimensions on the scan's first stage reads signs.
 const SIGNS_FROM: usize = 256;
-/// Rows for which interleaved nibbles are kept: beyond, a scan is not what answers queries, and memory counts more.
+/// Most rows for which interleaved nibbles are kept: of more, a scan is not what answers queries, and memory counts more.
 const INTERLEAVED_ROWS: usize = 1 << 18;
 
 /// How rows become codes.
@@ -47,13 +48,15 @@ pub(crate) struct Grid {
 
 /// The codes of one collection's rows.
 pub(crate) struct Codes {
-    grid: Grid,
-    hi: AppendArena<u8>,
-    norms: AppendArena<f32>,
-    factors: AppendArena<f32>,
+    grid: Arc<Grid>,
+    hi: Arc<AppendArena<u8>>,
+    norms: Arc<AppendArena<f32>>,
+    factors: Arc<AppendArena<f32>>,
     blocks: AppendArena<u8>,
+    /// Whether nibbles are in blocks too, of the first [`INTERLEAVED_ROWS`].
+    interleaves: bool,
     /// The largest norm, as bits (which order like the floats they are).
-    longest: AtomicU32,
+    longest: Arc<AtomicU32>,
 }
 
 /// Scratch for encoding rows.
@@ -164,15 +167,44 @@ pub(crate) fn inverse_length(x: &[f32]) -> f32 {
 impl Codes {
     /// No rows yet.
     pub(crate) fn new(grid: Grid) -> Codes {
-        let bytes = grid.width / 2;
-        let block = if grid.has_signs() { sign_groups(grid.width) * 3 * BLOCK_64 } else { bytes * BLOCK_64 };
         Codes {
-            hi: AppendArena::new(bytes),
-            norms: AppendArena::new(1),
-            factors: AppendArena::new(1),
-            blocks: AppendArena::new(block),
-            longest: AtomicU32::new(0),
-            grid,
+            hi: Arc::new(AppendArena::new(grid.width / 2)),
+            norms: Arc::new(AppendArena::new(1)),
+            factors: Arc::new(AppendArena::new(1)),
+            blocks: Self::no_blocks(&grid),
+            interleaves: !grid.has_signs(),
+            longest: Arc::default(),
+            grid: Arc::new(grid),
+        }
+    }
+
+    /// No rows yet, of which there will be so many soon.
+    pub(crate) fn of(grid: Grid, rows: usize) -> Codes {
+        let codes = Codes::new(grid);
+        if codes.outgrows_blocks(rows) { codes.without_blocks() } else { codes }
+    }
+
+    fn no_blocks(grid: &Grid) -> AppendArena<u8> {
+        let bytes = if grid.has_signs() { sign_groups(grid.width) * 3 } else { grid.width / 2 };
+        AppendArena::new(bytes * BLOCK_64)
+    }
+
+    /// Whether so many rows are too many for nibbles in blocks.
+    pub(crate) fn outgrows_blocks(&self, rows: usize) -> bool {
+        self.interleaves && rows > INTERLEAVED_ROWS
+    }
+
+    /// The same codes, now and later, without nibbles in blocks.
+    pub(crate) fn without_blocks(&self) -> Codes {
+        debug_assert!(self.interleaves, "signs stay in blocks");
+        Codes {
+            grid: self.grid.clone(),
+            hi: self.hi.clone(),
+            norms: self.norms.clone(),
+            factors: self.factors.clone(),
+            blocks: Self::no_blocks(&self.grid),
+            interleaves: false,
+            longest: self.longest.clone(),
         }
     }
 
@@ -260,7 +292,11 @@ impl Codes {
 
     /// Lays out the blocks that the rows from `first` on completed.
     fn append_blocks(&self, first: usize) {
-        let upto = if self.grid.has_signs() { self.len() } else { self.len().min(INTERLEAVED_ROWS) };
+        let upto = match (self.grid.has_signs(), self.interleaves) {
+            (true, _) => self.len(),
+            (false, true) => self.len().min(INTERLEAVED_ROWS),
+            (false, false) => return,
+        };
         for block in first / BLOCK_64..upto / BLOCK_64 {
             self.append_block(block * BLOCK_64);
         }

@@ -81,9 +81,10 @@ impl IdTable {
         self.near_count + self.far.len()
     }
 
-    /// Bytes held in memory (entries of the hash table are 12 bytes, padded to 16, with a control byte each).
+    /// Bytes held in memory (entries of the hash table are 12 bytes, padded to 16, with a control byte each; the room behind
+    /// the array was not written to).
     pub(crate) fn bytes(&self) -> usize {
-        self.near.capacity() * 4 + self.far.capacity() * 17
+        self.near.len() * 4 + self.far.capacity() * 17
     }
 
     #[inline]

@@ -363,13 +363,15 @@ struct RowsFilling {
     codes: Option<Codes>,
     centre: Vec<f32>,
     stamp: Stamp,
+    slots: u32,
 }
 
 impl RowsFilling {
     fn new(stamp: &Stamp, counts: Counts, sections: &[Section]) -> RowsFilling {
         let stored = Stored::new();
         stored.reserve(counts.slots);
-        let mut filling = RowsFilling { stored, codes: None, centre: Vec::new(), stamp: stamp.clone() };
+        let mut filling =
+            RowsFilling { stored, codes: None, centre: Vec::new(), stamp: stamp.clone(), slots: counts.slots };
         if Flat::keeps_codes(stamp.dim as usize) && sections[1].count == 0 {
             filling.begin_codes();
         }
@@ -379,7 +381,8 @@ impl RowsFilling {
     /// No codes yet, around the centre that was read.
     fn begin_codes(&mut self) {
         let Stamp { metric, dim, seed, .. } = self.stamp;
-        self.codes = Some(Codes::new(Grid::new(metric, dim as usize, std::mem::take(&mut self.centre), seed)));
+        let grid = Grid::new(metric, dim as usize, std::mem::take(&mut self.centre), seed);
+        self.codes = Some(Codes::of(grid, self.slots as usize));
     }
 
     /// Takes the elements of a section from number `first` on; false if one makes no sense. Elements come in order.
