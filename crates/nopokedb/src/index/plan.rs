@@ -127,7 +127,7 @@ impl Costs {
             hops = places * ns(&self.hop_ns) * (0.1 / share).max(0.5) + tail;
         }
         if graph_len > 0 {
-            // The beam is twice as wide as its places.
+            // A filtered beam is twice as wide as its places.
             let wider = (LIVE_FOR_ONE * k) as f32 / (share * 2.0 * places);
             walk = places * ns(&self.place_ns) * wider.max(1.0) + tail;
         }
@@ -142,7 +142,7 @@ impl Costs {
         let ns = |bits: &AtomicU32| f32::from_bits(bits.load(Relaxed));
         let scan = len as f32 * ns(&self.row_ns);
         let other = if listed { scan.min(passing as f32 * ns(&self.gather_ns)) } else { scan };
-        // A beam is twice as wide as its places; and twice as much is worth trying before it is given up.
+        // A filtered beam is twice as wide as its places; and twice as much is worth trying before it is given up.
         (4.0 * other / ns(&self.place_ns).max(1.0)).min(65_536.0) as usize
     }
 
