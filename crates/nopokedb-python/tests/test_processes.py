@@ -241,6 +241,7 @@ def test_ctrl_c_ends_a_wait(python, path):
     child = python(
         """
         import os, signal, sys, threading, numpy as np, nopokedb
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background it is ignored
         db = nopokedb.NoPokeDB(64, path=sys.argv[1], ef_construction=4096, M=64)
         db.add_many(np.random.default_rng(0).normal(size=(100_000, 64)).astype(np.float32))
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
