@@ -109,7 +109,7 @@ pub(crate) fn find_directory(vfs: &dyn Vfs, path: &Path, options: &Options) -> R
 
 /// The log of `dir` to read and follow.
 pub(crate) fn open_log(vfs: &Arc<dyn Vfs>, dir: &Path, options: &Options) -> Result<Log> {
-    Log::open_reading(vfs, dir, LogOptions::new(options.segment_bytes))
+    Log::open_reading(vfs, dir, LogOptions::new(&**vfs, options.segment_bytes))
 }
 
 impl Engine {

@@ -85,7 +85,7 @@ impl Engine {
         watch: Watch<'_>,
     ) -> Result<Arc<Engine>> {
         let lock = lock::acquire(&*vfs, dir, options.timeout_ms)?;
-        let log_options = LogOptions::new(options.segment_bytes);
+        let log_options = LogOptions::new(&*vfs, options.segment_bytes);
         let mut imported = None;
         let mut found = inspect(&*vfs, dir)?;
         if found == DirState::OldNoPokeDB {

@@ -177,7 +177,7 @@ fn salvage(vfs: &Arc<dyn Vfs>, into: &Path, repair: &Repair, salvage: Salvage) -
     }
     create_dir_durable(&**vfs, into)?;
     lock::refuse_network_fs(&**vfs, into, repair.force_network_fs)?;
-    let options = LogOptions::new(Options::new(1).segment_bytes);
+    let options = LogOptions::new(&**vfs, Options::new(1).segment_bytes);
     let _locked = lock::acquire(&**vfs, into, 0)?;
     // Invariant 2.
     set_mark(&**vfs, into, REPAIRING)?;

@@ -87,7 +87,7 @@ fn write(
     watch: Watch<'_>,
 ) -> Result<Imported> {
     let all = plan.vectors.len();
-    let log_options = LogOptions::new(options.segment_bytes);
+    let log_options = LogOptions::new(&**vfs, options.segment_bytes);
     let mut log = Log::begin(vfs.clone(), dir, log_options, std::slice::from_ref(entry))?;
     let imported = Copy::new(source, plan, options, &mut log, &mut *watch).run()?;
     log.close_clean()?;

@@ -14,7 +14,7 @@ use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::mmap::ForkPage;
@@ -128,7 +128,7 @@ impl Info {
 
 fn write_info(vfs: &dyn Vfs, path: &Path) -> io::Result<()> {
     let Info { pid, host, boot } = Info::mine();
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let started = vfs.wall_clock()() / 1_000;
     // Of one length always, so that a shorter text leaves no rest of a longer one, in one write.
     let text = format!("pid {pid}\nhost {host}\nboot {boot}\nopened {started}\n");
     let text = format!("{text:width$}\n", width = INFO_BYTES - 1);

@@ -15,9 +15,11 @@
 //! Errors are plain [`std::io::Error`]s with the operating system's code, so that disk-full is told from the rest.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::mmap::Region;
 
@@ -75,6 +77,16 @@ pub trait Vfs: fmt::Debug + Send + Sync + 'static {
     fn try_lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>>;
     /// The type of a network file system that holds `path` (`"nfs"`, `"cifs"`, ...), or `None` on a local one.
     fn network_file_system(&self, path: &Path) -> io::Result<Option<String>>;
+    /// Where the salts and the identity of one more opening come from. A simulated disk gives what follows from its history, so
+    /// that equal disks are equal after equal recoveries.
+    fn seed(&self) -> u64 {
+        // The standard library seeds each RandomState from the operating system.
+        RandomState::new().build_hasher().finish()
+    }
+    /// The wall clock in Unix milliseconds, as far as it is only shown; a simulated disk's stands still.
+    fn wall_clock(&self) -> fn() -> i64 {
+        system_now_ms
+    }
     /// The beacon `path` (made if missing), to be told to the other processes of this machine. One process at a time.
     fn beacon(&self, path: &Path) -> io::Result<Box<dyn Beacon>> {
         let _ = path;
@@ -85,6 +97,11 @@ pub trait Vfs: fmt::Debug + Send + Sync + 'static {
         let _ = path;
         Ok(None)
     }
+}
+
+fn system_now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// What a beacon says.

@@ -32,7 +32,7 @@ impl LogBench {
             model: None,
             tokenizer: Tokenizer::default(),
         };
-        let log = Log::create(Arc::new(Disk), dir, LogOptions::new(64 << 20), &[entry])?;
+        let log = Log::create(Arc::new(Disk), dir, LogOptions::new(&Disk, 64 << 20), &[entry])?;
         Ok(LogBench { log, dim, next_id: 0 })
     }
 

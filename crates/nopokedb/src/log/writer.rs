@@ -12,13 +12,11 @@
 //!
 //! Threading: none of its own. `commit` keeps it behind a lock; readers hold the [`Segment`]s.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::encode::Batch;
 use super::files::{create_segment, log_dir, segment_path};
@@ -54,16 +52,10 @@ pub(crate) struct LogOptions {
 }
 
 impl LogOptions {
-    /// Segments of `segment_bytes`, a random seed and the system's clock.
-    pub(crate) fn new(segment_bytes: u64) -> Self {
-        // The standard library seeds each RandomState from the operating system.
-        LogOptions { segment_bytes, seed: RandomState::new().build_hasher().finish(), now_ms: system_now_ms }
+    /// Segments of `segment_bytes`, with the randomness and the clock of `vfs`.
+    pub(crate) fn new(vfs: &dyn Vfs, segment_bytes: u64) -> Self {
+        LogOptions { segment_bytes, seed: vfs.seed(), now_ms: vfs.wall_clock() }
     }
-}
-
-fn system_now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Where the next group goes.

@@ -218,8 +218,8 @@ pub fn report(name: &str, outcome: Result<Report, Failure>) -> usize {
         Err(failure) => panic!("{name}: {failure}"),
         Ok(r) => {
             assert!(r.distinct > 5 && r.second > 0, "{name}: hardly anything was tried: {r:?}");
-            println!("crash-states: {} {name} {r:?}", r.distinct + r.second);
-            r.distinct + r.second
+            println!("crash-states: {} {name} {r:?}", r.new);
+            r.new
         }
     }
 }

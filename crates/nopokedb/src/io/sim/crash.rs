@@ -28,11 +28,11 @@
 //! the workload's journal and the seed.
 
 use std::any::Any;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Debug};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use super::SimDisk;
 use super::fate::{Bounds, Fate, for_each};
@@ -208,11 +208,15 @@ impl Enumeration {
             recover: &recover,
             check: &check,
             checked: HashSet::new(),
+            checked_again: HashSet::new(),
+            served_again: HashMap::new(),
             distinct: HashSet::new(),
             report: Report::default(),
         };
         let searched = run.all_points(&disk, setup);
-        let report = Report { distinct: run.distinct.len(), ..run.report };
+        let mut tried = TRIED.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = run.distinct.iter().filter(|hash| tried.insert(**hash)).count();
+        let report = Report { distinct: run.distinct.len(), new, ..run.report };
         searched.map(|()| report)
     }
 }
@@ -224,8 +228,10 @@ pub struct Report {
     pub points: usize,
     /// States built: point and fate.
     pub states: usize,
-    /// States that differ in names or contents.
+    /// States that differ in names or contents, those of crashes during recoveries included.
     pub distinct: usize,
+    /// Those of them that no earlier enumeration of this process had.
+    pub new: usize,
     /// Recoveries checked after a first power loss (a state equal in bytes and demands is checked once).
     pub checks: usize,
     /// Recoveries checked after the death of the process.
@@ -254,15 +260,32 @@ impl Debug for Failure {
     }
 }
 
-struct Run<'a, T, F, C> {
+/// The states of all enumerations of this process, by a hash of their names and contents.
+static TRIED: LazyLock<Mutex<HashSet<u64>>> = LazyLock::new(Mutex::default);
+
+/// How many states all enumerations of this process have tried that differ in names or contents.
+pub fn states_tried() -> usize {
+    TRIED.lock().unwrap_or_else(PoisonError::into_inner).len()
+}
+
+struct Run<'a, T, F, C, S> {
     plan: &'a Enumeration,
     attempts: &'a [Attempt<T>],
     recover: &'a F,
     check: &'a C,
-    checked: HashSet<(u64, (usize, usize))>,
+    /// First crash states that were recovered and checked: bytes, and what they owe.
+    checked: HashSet<Demand>,
+    /// The same of crashes during a recovery.
+    checked_again: HashSet<Demand>,
+    /// What a disk serves that lost its power after a whole recovery.
+    served_again: HashMap<Demand, S>,
+    /// The bytes of all states.
     distinct: HashSet<u64>,
     report: Report,
 }
+
+/// A disk's bytes, and what a recovery of it owes: states with the same are checked once.
+type Demand = (u64, (usize, usize));
 
 /// A recovery that went well: the disk after it, the point at which it began to serve, and what it served.
 struct Served<S> {
@@ -272,12 +295,11 @@ struct Served<S> {
     what: S,
 }
 
-impl<T, F, C> Run<'_, T, F, C> {
-    fn all_points<R, S>(&mut self, disk: &SimDisk, setup: usize) -> Result<(), Failure>
+impl<T, F, C, S: PartialEq + Debug> Run<'_, T, F, C, S> {
+    fn all_points<R>(&mut self, disk: &SimDisk, setup: usize) -> Result<(), Failure>
     where
         F: Fn(&SimDisk) -> R,
         C: Fn(R, &Seen<'_, T>) -> S,
-        S: PartialEq + Debug,
     {
         for point in setup..=disk.ops() {
             self.report.points += 1;
@@ -305,11 +327,10 @@ impl<T, F, C> Run<'_, T, F, C> {
         self.report.truncated
     }
 
-    fn power_loss<R, S>(&mut self, disk: &SimDisk, point: usize, fate: Fate) -> Result<(), Failure>
+    fn power_loss<R>(&mut self, disk: &SimDisk, point: usize, fate: Fate) -> Result<(), Failure>
     where
         F: Fn(&SimDisk) -> R,
         C: Fn(R, &Seen<'_, T>) -> S,
-        S: PartialEq + Debug,
     {
         self.report.states += 1;
         let crashed = disk.crash(point, fate);
@@ -326,7 +347,7 @@ impl<T, F, C> Run<'_, T, F, C> {
     }
 
     /// Recovers and checks one disk, whose recovery begins at operation `from`.
-    fn reopen<R, S>(
+    fn reopen<R>(
         &self,
         disk: SimDisk,
         point: usize,
@@ -359,7 +380,7 @@ impl<T, F, C> Run<'_, T, F, C> {
     }
 
     /// Loses power again at each point of a recovery, and once it served.
-    fn second<R, S>(
+    fn second<R>(
         &mut self,
         first: &Served<S>,
         point: usize,
@@ -369,23 +390,25 @@ impl<T, F, C> Run<'_, T, F, C> {
     where
         F: Fn(&SimDisk) -> R,
         C: Fn(R, &Seen<'_, T>) -> S,
-        S: PartialEq + Debug,
     {
         if self.plan.second_every == 0 || !number.is_multiple_of(self.plan.second_every) {
             return Ok(());
         }
-        let mut tried = HashSet::new();
+        let owed = Seen { attempts: self.attempts, point }.fingerprint();
         for again in first.from..=first.upto {
             let pending = first.disk.state().cache_at(again).pending.clone();
             let mut fates = Vec::new();
             for_each(&pending, &self.plan.second_bounds, self.plan.seed ^ again as u64, |fate| fates.push(fate));
             for fate in fates {
                 let crashed = first.disk.crash(again, fate);
+                let demand = (crashed.hash(), owed);
                 let finished = again == first.upto;
-                if !tried.insert((crashed.hash(), finished)) {
+                let known = self.checked.contains(&demand) || !self.checked_again.insert(demand);
+                if known && !(finished && self.served_again.get(&demand).is_none_or(|s| *s != first.what)) {
                     continue;
                 }
                 self.report.second += 1;
+                self.distinct.insert(demand.0);
                 let both = || {
                     let trace = first.disk.trace(again, &fate);
                     format!("{}\nthen power lost in the recovery at point {again}, {fate:?}\n{trace}", what())
@@ -395,6 +418,9 @@ impl<T, F, C> Run<'_, T, F, C> {
                     let (was, is) = (&first.what, &second.what);
                     let message = format!("{}\nfailed: served before {was:?}\nserved now    {is:?}", both());
                     return Err(Failure { message });
+                }
+                if finished {
+                    self.served_again.insert(demand, second.what);
                 }
             }
         }

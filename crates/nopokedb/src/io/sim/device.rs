@@ -108,6 +108,16 @@ impl Vfs for SimDisk {
         Ok(self.state().network.clone())
     }
 
+    fn seed(&self) -> u64 {
+        let mut state = self.state();
+        state.openings += 1;
+        state.openings
+    }
+
+    fn wall_clock(&self) -> fn() -> i64 {
+        || 1_700_000_000_000
+    }
+
     fn beacon(&self, path: &Path) -> io::Result<Box<dyn Beacon>> {
         Ok(Box::new(SimBeacon { disk: self.clone(), path: path.to_path_buf() }))
     }

@@ -88,6 +88,13 @@ impl SimDisk {
         SimDisk { state: Arc::new(Mutex::new(State::new(base, Vec::new(), now))) }
     }
 
+    /// What a crash of `state` leaves.
+    fn crashed(state: &State, image: Image) -> SimDisk {
+        let disk = SimDisk::from_image(image);
+        disk.state().openings = next_life(state.openings);
+        disk
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -116,12 +123,15 @@ impl SimDisk {
     /// # Panics
     /// When there is no such point.
     pub fn crash(&self, point: usize, fate: Fate) -> SimDisk {
-        SimDisk::from_image(self.state().cache_at(point).crash(&fate))
+        let mut state = self.state();
+        let image = state.cache_at(point).crash(&fate);
+        SimDisk::crashed(&state, image)
     }
 
     /// As [`SimDisk::crash`] at this moment.
     pub fn crash_now(&self, fate: Fate) -> SimDisk {
-        SimDisk::from_image(self.state().now.crash(&fate))
+        let state = self.state();
+        SimDisk::crashed(&state, state.now.crash(&fate))
     }
 
     /// The disk after the process died at this moment without a loss of power: what was written is all there, locks are
@@ -139,6 +149,7 @@ impl SimDisk {
         let mut killed = State::new(state.base.clone(), state.journal[..point].to_vec(), cache);
         killed.next_ino = state.next_ino;
         killed.quota = state.quota;
+        killed.openings = next_life(state.openings);
         // Beacons outlive their process, and no loss of power: `crash` starts without.
         killed.told = state.told.iter().filter(|told| told.op <= point).cloned().collect();
         SimDisk { state: Arc::new(Mutex::new(killed)) }
@@ -254,6 +265,12 @@ impl SimDisk {
             (_, Some(fault)) => Err(fault.error()),
         }
     }
+}
+
+/// Salts after a crash are none that were given before it, and depend on nothing but how many crashes there were.
+fn next_life(openings: u64) -> u64 {
+    const LIFE: u64 = 1_000_000;
+    openings / LIFE * LIFE + LIFE
 }
 
 fn word(survival: Survival) -> String {

@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) network: Option<String>,
     /// What beacons said, oldest first.
     pub(super) told: Vec<Told>,
+    /// How many salts were asked for so far; a crash goes on with the next million.
+    pub(super) openings: u64,
 }
 
 /// What a beacon said.
@@ -66,6 +68,7 @@ impl State {
             quota: None,
             network: None,
             told: Vec::new(),
+            openings: 0,
         }
     }
 

@@ -179,7 +179,7 @@ fn a_second_crash_anywhere_in_the_recovery_loses_nothing() {
         recover,
         check,
     );
-    assert!(report.second > 400, "{report:?}");
+    assert!(report.second > 300 && report.distinct > 300, "{report:?}");
 }
 
 /// A log's life of random steps, the same for a seed.
@@ -224,12 +224,12 @@ fn random_logs_lose_nothing() {
     let (wanted, steps) = if long { (500_000, 40) } else { (1, 12) };
     let plan = if long { Enumeration { second_every: 8, ..Enumeration::thorough() } } else { quick() };
     let (mut tried, mut second, mut seed) = (0, 0, 0);
-    while tried + second < wanted {
+    while tried < wanted {
         seed += 1;
         let report = plan.run(|disk, history| random_life(disk, history, seed, steps), recover, check);
-        (tried, second) = (tried + report.distinct, second + report.second);
+        (tried, second) = (tried + report.new, second + report.second);
     }
-    println!("crash-states: {} random logs, {seed} lives, {second} of them second losses of power", tried + second);
+    println!("crash-states: {} random logs, {seed} lives, {second} recoveries from a second loss of power", tried);
 }
 
 /// The workload goes on after an error as a program would: it tries the next thing, and opens again if it must.
