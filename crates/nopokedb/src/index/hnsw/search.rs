@@ -156,8 +156,8 @@ impl Walker {
         while done < self.visited.count {
             let fresh = &self.visited.met[done..self.visited.count];
             field.rows.distances(probe, fresh, &mut self.distances)?;
-            // What enters the beam is likely to be expanded soon: its list is on its way while the beam is put in order.
             self.beam.take(fresh, &self.distances, is_dead);
+            // The lists of this round and, as far as it can be told, of the one after.
             self.beam.peek(2 * ROUND).for_each(|slot| field.graph.prefetch(slot));
             done = self.visited.count;
             if self.beam.gives_up() {
@@ -176,7 +176,6 @@ impl Walker {
         while n < ROUND
             && let Some(slot) = self.beam.next()
         {
-            field.graph.prefetch(slot);
             round[n] = slot;
             n += 1;
         }
@@ -186,8 +185,6 @@ impl Walker {
                 field.graph.visit(slot, |neighbour| meeting.meet(neighbour));
             }
         });
-        // The lists of the next round, as far as it can be told.
-        self.beam.peek(ROUND).for_each(|slot| field.graph.prefetch(slot));
         n > 0
     }
 }
