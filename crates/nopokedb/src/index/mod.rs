@@ -57,7 +57,7 @@ use hnsw::image_read;
 use hnsw::insert::{Absorb, BuildParams, Builder};
 use hnsw::search::{Field, Walker};
 use near::{Near, Probe};
-use plan::{Costs, MEASURED_EF, MEASURED_K, MEASURED_QUERIES, Plan};
+use plan::{Costs, MEASURED_EF, MEASURED_K, MEASURED_QUERIES, MEASURED_WIDE, Plan};
 use reach::{FILTERED, FREE};
 use scan::{FlatScratch, Lane};
 use space::{Space, Stored};
@@ -268,26 +268,33 @@ impl Index {
     /// Measures what scans and walks cost and find, for the planner.
     fn measure(&self, view: &dyn Visibility) -> Result<()> {
         let (mut scratch, mut vector) = (Scratch::new(), Vec::new());
-        let (mut scans, mut walks) = (Vec::new(), Vec::new());
+        let (mut scans, mut walks, mut wide) = (Vec::new(), Vec::new(), Vec::new());
         let (mut found, mut wanted) = (0, 0);
         let rows = view.len();
-        for slot in (0..rows).step_by((rows / MEASURED_QUERIES).max(1) as usize) {
+        // Every other row is searched for by a wide walk, so that none finds the caches filled for its own sake.
+        for slot in (0..rows).step_by((rows / (2 * MEASURED_QUERIES)).max(1) as usize) {
             if !view.is_live(Slot(slot)) || !self.space.copy_row(slot, &mut vector)? {
                 continue;
             }
             let start = Instant::now();
-            let scanned = self.search_flat(&vector, MEASURED_K, view, &mut scratch)?;
-            let middle = Instant::now();
+            if wide.len() < scans.len() {
+                self.search_graph(&vector, MEASURED_K, MEASURED_WIDE, view, &mut scratch)?;
+                wide.push(start.elapsed());
+                continue;
+            }
             let walked = self.search_graph(&vector, MEASURED_K, MEASURED_EF, view, &mut scratch)?;
-            walks.push(middle.elapsed());
-            scans.push(middle - start);
+            let middle = Instant::now();
+            let scanned = self.search_flat(&vector, MEASURED_K, view, &mut scratch)?;
+            scans.push(middle.elapsed());
+            walks.push(middle - start);
             wanted += scanned.len();
             found += walked.iter().zip(&scanned).filter(|(w, s)| w.0 <= s.0).count();
         }
-        if !scans.is_empty() {
+        if !scans.is_empty() && !wide.is_empty() {
             #[allow(clippy::cast_precision_loss)] // an estimate
             let recall = found as f32 / wanted.max(1) as f32;
-            self.costs.measured(self.graph.len(), rows, median_ns(scans), median_ns(walks), recall);
+            let walks = [median_ns(walks), median_ns(wide)];
+            self.costs.measured(self.graph.len(), rows, median_ns(scans), walks, recall);
             self.measure_among(view, &mut scratch)?;
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! Whether a query scans or walks the graph: whichever is cheaper on this collection and this machine, by measurement.
 //!
-//! Both curves are simple: a scan costs so much a row, a walk so much a place in its beam. The background worker measures
-//! them on rows of the collection after the graph has grown, together with how well a walk of common width finds what a
-//! scan finds. On data without structure, where a walk finds little, a scan is taken although it costs more.
+//! Both curves are simple: a scan costs so much a row, a walk so much for finding the way and so much a place in its beam.
+//! The background worker measures them on rows of the collection after the graph has grown, walks at two widths, together
+//! with how well a walk of common width finds what a scan finds. On data without structure, where a walk finds little, a scan is taken although it costs more.
 //!
 //! Threading: one measurer; any thread chooses. Figures are read one by one: a mixture of old and new only costs time.
 
@@ -34,6 +34,8 @@ pub(crate) enum Route {
 
 /// Width of the walks that are measured.
 pub(crate) const MEASURED_EF: usize = 50;
+/// Width of wide ones, to tell what a place costs from what any walk does.
+pub(crate) const MEASURED_WIDE: usize = 200;
 /// Neighbours that are asked for when measuring.
 pub(crate) const MEASURED_K: usize = 10;
 /// Rows that are searched for when measuring.
@@ -47,7 +49,8 @@ const HOPS_FROM: f32 = 0.04;
 pub(crate) struct Costs {
     /// Nanoseconds a scanned row takes, as bits.
     row_ns: AtomicU32,
-    /// Nanoseconds a place in a walk's beam takes, as bits.
+    /// Nanoseconds a walk takes however narrow its beam, and those of each place in the beam, as bits.
+    way_ns: AtomicU32,
     place_ns: AtomicU32,
     /// Share of a scan's answer that a walk of [`MEASURED_EF`] finds, as bits.
     recall: AtomicU32,
@@ -63,10 +66,11 @@ impl Costs {
     pub(crate) fn expected(dim: usize) -> Costs {
         #[allow(clippy::cast_precision_loss)] // at most 2^16
         let dim = dim as f32;
-        let (row, place) = (0.4 + dim / 400.0, 150.0 + dim);
+        let (row, place) = (0.4 + dim / 400.0, 100.0 + 0.7 * dim);
         let bits = |x: f32| AtomicU32::new(x.to_bits());
         Costs {
             row_ns: bits(row),
+            way_ns: bits(25.0 * place),
             place_ns: bits(place),
             recall: bits(1.0),
             gather_ns: bits(8.0 + dim / 32.0),
@@ -81,14 +85,24 @@ impl Costs {
         graph_len > 0 && graph_len - last.min(graph_len) >= last / 4
     }
 
-    /// Takes in a measurement: what one scan of `rows` and one walk took, and how much of the answers walks found.
-    pub(crate) fn measured(&self, graph_len: u32, rows: u32, scan_ns: f32, walk_ns: f32, recall: f32) {
-        #[allow(clippy::cast_precision_loss)] // an estimate
-        let (rows, places) = (rows.max(1) as f32, MEASURED_EF as f32);
+    /// Takes in a measurement: what one scan of `rows` took, a walk of [`MEASURED_EF`] and one of [`MEASURED_WIDE`], and how much
+    /// of the answers the former found.
+    pub(crate) fn measured(&self, graph_len: u32, rows: u32, scan_ns: f32, walks_ns: [f32; 2], recall: f32) {
+        #[allow(clippy::cast_precision_loss)] // estimates
+        let (rows, narrow, wide) = (rows.max(1) as f32, MEASURED_EF as f32, MEASURED_WIDE as f32);
+        // Whatever a busy machine makes of the two: neither part is negative.
+        let place =
+            ((walks_ns[1] - walks_ns[0]) / (wide - narrow)).clamp(0.1 * walks_ns[0] / narrow, walks_ns[0] / narrow);
         self.row_ns.store((scan_ns / rows).to_bits(), Relaxed);
-        self.place_ns.store((walk_ns / places).to_bits(), Relaxed);
+        self.way_ns.store((walks_ns[0] - narrow * place).to_bits(), Relaxed);
+        self.place_ns.store(place.to_bits(), Relaxed);
         self.recall.store(recall.to_bits(), Relaxed);
         self.measured_at.store(graph_len, Relaxed);
+    }
+
+    /// Nanoseconds of a walk with so many places in its beam.
+    fn walk_ns(&self, places: f32) -> f32 {
+        f32::from_bits(self.way_ns.load(Relaxed)) + places * f32::from_bits(self.place_ns.load(Relaxed))
     }
 
     /// The share of a scan's answer that walks found when last measured.
@@ -129,7 +143,7 @@ impl Costs {
         if graph_len > 0 {
             // A filtered beam is twice as wide as its places.
             let wider = (LIVE_FOR_ONE * k) as f32 / (share * 2.0 * places);
-            walk = places * ns(&self.place_ns) * wider.max(1.0) + tail;
+            walk = self.walk_ns(places * wider.max(1.0)) + tail;
         }
         (hops, walk) = (hops * self.patience(places), walk * self.patience(places));
         let ways = [(gather, Route::Gather), (scan, Route::Scan), (hops, Route::Hops), (walk, Route::Walk)];
@@ -143,7 +157,7 @@ impl Costs {
         let scan = len as f32 * ns(&self.row_ns);
         let other = if listed { scan.min(passing as f32 * ns(&self.gather_ns)) } else { scan };
         // A filtered beam is twice as wide as its places; and twice as much is worth trying before it is given up.
-        (4.0 * other / ns(&self.place_ns).max(1.0)).min(65_536.0) as usize
+        (2.0 * (2.0 * other - ns(&self.way_ns)) / ns(&self.place_ns).max(1.0)).clamp(0.0, 65_536.0) as usize
     }
 
     /// How many times a walk's cost a scan may cost where walks find less than they should. A caller who asks for a wide beam
@@ -162,7 +176,7 @@ impl Costs {
         #[allow(clippy::cast_precision_loss)] // estimates
         let (len, tail, places) = (len as f32, len.saturating_sub(graph_len) as f32, ef.max(k) as f32);
         let row_ns = f32::from_bits(self.row_ns.load(Relaxed));
-        let walk = places * f32::from_bits(self.place_ns.load(Relaxed)) + tail * row_ns;
+        let walk = self.walk_ns(places) + tail * row_ns;
         if graph_len > 0 && self.patience(places) * walk < len * row_ns { Plan::Graph } else { Plan::Flat }
     }
 }
@@ -174,10 +188,15 @@ mod tests {
     #[test]
     fn the_cheaper_way_is_taken_whatever_the_size() {
         let costs = Costs::expected(128);
-        costs.measured(100_000, 100_000, 100_000.0, 20_000.0, 0.99);
+        costs.measured(100_000, 100_000, 100_000.0, [20_000.0, 68_000.0], 0.99);
         assert_eq!(costs.choose(100_000, 100_000, 10, 50), Plan::Graph);
         assert_eq!(costs.choose(10_000, 10_000, 10, 50), Plan::Flat, "few rows");
-        assert_eq!(costs.choose(100_000, 100_000, 10, 400), Plan::Flat, "a wide beam");
+        assert_eq!(
+            costs.choose(100_000, 100_000, 10, 290),
+            Plan::Graph,
+            "a place costs less than the fiftieth part of a walk"
+        );
+        assert_eq!(costs.choose(100_000, 100_000, 10, 310), Plan::Flat, "a wide beam");
         assert_eq!(costs.choose(100_000, 100_000, 100_000, 50), Plan::Flat, "everything is wanted");
         assert_eq!(costs.choose(100_000, 10_000, 10, 50), Plan::Flat, "most rows are in the tail");
         assert_eq!(costs.choose(100_000, 0, 10, 50), Plan::Flat, "no graph");
@@ -188,7 +207,7 @@ mod tests {
         let costs = Costs::expected(128);
         let way = |len, passing, listed| costs.choose_among(len, len, 10, 50, passing, listed);
         // A machine on which hops are worth their while where few pass.
-        costs.measured(1_000_000, 1_000_000, 4_000_000.0, 20_000.0, 0.99);
+        costs.measured(1_000_000, 1_000_000, 4_000_000.0, [20_000.0, 80_000.0], 0.99);
         costs.measured_among(20.0, 1_000.0);
         assert_eq!(way(1_000_000, 100, true), Route::Gather);
         assert_eq!(way(1_000_000, 10_000, true), Route::Gather);
@@ -204,17 +223,28 @@ mod tests {
     #[test]
     fn where_walks_find_little_a_scan_may_cost_more() {
         let costs = Costs::expected(128);
-        costs.measured(100_000, 100_000, 100_000.0, 20_000.0, 0.5);
+        costs.measured(100_000, 100_000, 100_000.0, [20_000.0, 80_000.0], 0.5);
         assert_eq!(costs.choose(100_000, 100_000, 10, 50), Plan::Flat);
-        costs.measured(1_000_000, 1_000_000, 1_000_000.0, 30_000.0, 0.5);
+        costs.measured(1_000_000, 1_000_000, 1_000_000.0, [30_000.0, 120_000.0], 0.5);
         assert_eq!(costs.choose(1_000_000, 1_000_000, 10, 50), Plan::Graph);
+    }
+
+    #[test]
+    fn a_measurement_that_makes_no_sense_leaves_costs_that_do() {
+        let costs = Costs::expected(128);
+        for wide in [1_000.0, 20_000.0, 9_000_000.0] {
+            costs.measured(100_000, 100_000, 100_000.0, [20_000.0, wide], 0.99);
+            assert!((costs.walk_ns(50.0) - 20_000.0).abs() < 1.0, "{wide}");
+            assert!(costs.walk_ns(0.0) >= 0.0 && costs.walk_ns(400.0) > costs.walk_ns(50.0), "{wide}");
+            assert_eq!(costs.choose(100_000, 100_000, 10, 5_000), Plan::Flat, "{wide}");
+        }
     }
 
     #[test]
     fn measuring_is_due_once_the_graph_has_grown_by_a_quarter() {
         let costs = Costs::expected(8);
         assert!(!costs.is_due(0) && costs.is_due(1));
-        costs.measured(1_000, 1_000, 1.0, 1.0, 1.0);
+        costs.measured(1_000, 1_000, 1.0, [1.0, 1.0], 1.0);
         assert!(!costs.is_due(1_200) && costs.is_due(1_250));
     }
 }
