@@ -77,6 +77,9 @@ const ALPHA: f32 = 1.0;
 /// Rows whose memory is on its way while others are compared exactly.
 const RERANK_AHEAD: usize = 4;
 
+/// Rows whose places are on their way before the first is compared.
+const PLACES_AHEAD: usize = 48;
+
 /// Standard deviations of a code's error that re-ranking allows for.
 const RERANK_DEVIATIONS: f32 = 3.5;
 
@@ -477,6 +480,10 @@ impl Index {
             _ => f32::INFINITY,
         };
         let mut ahead = walker.beam.live().take_while(|row| row.0 <= likely).map(|row| row.1);
+        ahead.clone().take(PLACES_AHEAD).for_each(|slot| {
+            self.space.prefetch_place(slot);
+            self.graph.prefetch_twin(slot);
+        });
         // Counts the live ones.
         let mut i = 0;
         for ((estimate, node), is_live) in walker.beam.marked() {

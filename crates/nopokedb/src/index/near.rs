@@ -67,6 +67,14 @@ impl Near<'_> {
         Ok(())
     }
 
+    /// Asks for what [`Near::distances`] will read of `slots`. A hint.
+    #[inline]
+    pub(crate) fn prefetch(&self, slots: &[u32]) {
+        if let Some(codes) = self.codes {
+            slots.iter().for_each(|&slot| codes.prefetch(slot));
+        }
+    }
+
     /// A node and the rows that equal it.
     fn chain(&self, node: u32) -> impl Iterator<Item = u32> {
         std::iter::successors(Some(node), |&row| self.graph.twin(row))

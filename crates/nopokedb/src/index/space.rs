@@ -140,6 +140,14 @@ impl Space {
         self.source.lost_any()
     }
 
+    /// Asks the CPU for what [`Space::prefetch`] and [`Space::exact`] will read of `slot` beside the row.
+    pub(crate) fn prefetch_place(&self, slot: u32) {
+        self.source.prefetch_place(slot);
+        if self.metric == Metric::Cosine {
+            self.stored.inverse_norms.prefetch(slot as usize);
+        }
+    }
+
     /// Asks the CPU for rows that will be compared next.
     pub(crate) fn prefetch(&self, slots: &[u32]) {
         self.source.prefetch(slots);

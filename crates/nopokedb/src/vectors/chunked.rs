@@ -78,6 +78,17 @@ impl<T: Zero> Chunked<T> {
         }
     }
 
+    /// Asks the CPU for the element at `index`, if it was reserved.
+    #[inline]
+    pub(crate) fn prefetch(&self, index: usize) {
+        let (bucket, offset) = locate(index);
+        let found =
+            if bucket == 0 { self.first.get() } else { self.more.get().and_then(|more| more[bucket - 1].get()) };
+        if let Some(element) = found.and_then(|b| b.get(offset..=offset)) {
+            nopokedb_kernels::prefetch(element);
+        }
+    }
+
     /// Bytes in memory once every element that was reserved has been written; what lies behind them is address space.
     pub(crate) fn bytes(&self) -> usize {
         let more = self.more.get().into_iter().flat_map(|more| more.iter());

@@ -332,10 +332,13 @@ impl Codes {
         kernels().nibble_gather(q, &self.hi, slots, sums);
     }
 
-    /// Asks for a row's nibbles.
+    /// Asks for a row's nibbles, and its norm.
     #[inline]
     pub(crate) fn prefetch(&self, slot: u32) {
         self.hi.prefetch(slot as usize);
+        if !self.grid.uniform() {
+            self.norms.prefetch(slot as usize);
+        }
     }
 
     /// The largest norm among the rows.

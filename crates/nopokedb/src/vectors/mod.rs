@@ -18,6 +18,8 @@ use crate::types::Slot;
 pub(crate) trait VectorSource: Send + Sync {
     /// Calls `f` with the slot's vector. A dead row whose bytes compaction has dropped has none: `f` is not called.
     fn with_vector(&self, slot: Slot, f: &mut dyn FnMut(&[f32])) -> Result<()>;
+    /// Asks the CPU for where the vector of `slot` is: to be called before [`VectorSource::prefetch`]. A hint.
+    fn prefetch_place(&self, _slot: u32) {}
     /// Asks the CPU for the vectors of `slots`, which will be read next. A hint.
     fn prefetch(&self, _slots: &[u32]) {}
     /// Whether slots lost their bytes while the graph may still lead to them.

@@ -117,6 +117,12 @@ impl Rows {
         }
     }
 
+    /// Asks the CPU for where a slot's row is and whether it lives. A hint.
+    pub(crate) fn prefetch(&self, slot: Slot) {
+        self.locs.prefetch(slot.index());
+        self.died.prefetch(slot.index());
+    }
+
     /// The vectors' dimension.
     pub(crate) fn dim(&self) -> usize {
         self.dim

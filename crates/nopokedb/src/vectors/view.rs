@@ -130,6 +130,10 @@ impl VectorSource for StoredVectors {
         Ok(())
     }
 
+    fn prefetch_place(&self, slot: u32) {
+        self.rows.prefetch(Slot(slot));
+    }
+
     fn prefetch(&self, slots: &[u32]) {
         let table = self.segments.load();
         for &slot in slots {

@@ -260,7 +260,7 @@ impl Beam {
     }
 
     /// The live ones, nearest first.
-    pub(crate) fn live(&self) -> impl Iterator<Item = Scored> {
+    pub(crate) fn live(&self) -> impl Iterator<Item = Scored> + Clone {
         self.keys.iter().filter(|&&k| k & DEAD == 0).map(|&k| (distance_in(k), slot_in(k)))
     }
 

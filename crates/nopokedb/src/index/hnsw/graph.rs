@@ -238,6 +238,12 @@ impl Graph {
         self.twins.at(slot as usize).load(Acquire).checked_sub(1)
     }
 
+    /// Asks for the link to the next row of `slot`'s chain.
+    #[inline]
+    pub(crate) fn prefetch_twin(&self, slot: u32) {
+        self.twins.prefetch(slot as usize);
+    }
+
     /// Whether `passes` holds for a node or for a row of its chain.
     #[inline]
     pub(crate) fn any_of(&self, node: u32, passes: impl Fn(u32) -> bool) -> bool {

@@ -182,7 +182,10 @@ impl Walker {
         self.visited.reserve(ROUND * field.graph.room());
         self.visited.meeting(|meeting| {
             for &slot in &round[..n] {
+                let met = meeting.count;
                 field.graph.visit(slot, |neighbour| meeting.meet(neighbour));
+                // On their way while the other lists are read.
+                field.rows.prefetch(&meeting.met[met..meeting.count]);
             }
         });
         n > 0
