@@ -326,7 +326,13 @@ impl Absorb<'_> {
                     mine.push((i, work(worker, i)?));
                 }
             };
-            let handles: Vec<_> = workers.iter_mut().map(|w| scope.spawn(move || run(w))).collect();
+            // This thread works too: on a busy machine the others may start late, and find that all is done.
+            let mut workers = workers.iter_mut();
+            let own = workers.next();
+            let handles: Vec<_> = workers.map(|w| scope.spawn(move || run(w))).collect();
+            if let Some(worker) = own {
+                done.extend(run(worker)?);
+            }
             for handle in handles {
                 match handle.join() {
                     Ok(mine) => done.extend(mine?),
