@@ -1,6 +1,6 @@
 """What NoPokeDB alone is measured on: each in its own process, one JSON line out.
 
-    own.py add | threads | add_many | open | churn [<rows> <dim> <rounds>] | growth <rows> ...
+    own.py add | threads | add_many | open | load [<rows>] | steady [<queries>] | churn [<rows> <dim> <rounds>] | growth <rows> ...
 """
 
 import json
@@ -305,6 +305,66 @@ def churn(n=60_000, dim=64, rounds=20):
     return [churn_in(order, int(n), int(dim), int(rounds)) for order in ["random", "clustered", "sliding"]]
 
 
+def load(n=1_000_000, dim=128, pauses=4):
+    """Queries while rows are loaded as fast as they come and then put into the graph, against the same queries afterwards."""
+    from data import clustered
+
+    n = int(n)
+    base, queries = clustered(n, dim, 200, 16)
+    phase, times, recalls, turn = "load", {"load": [], "index": [], "idle": []}, [], threading.Lock()
+
+    def add(db):
+        nonlocal phase
+        for start in range(5_000, n, 5_000):
+            if start % (n // (pauses + 1)) < 5_000:
+                with turn:  # no row comes while the two ways to search are compared
+                    recalls.append(asked_of(db, queries[:50])[1])
+            part = base[start : start + 5_000]
+            db.add_many(part, [{"i": i} for i in range(start, start + len(part))])
+        phase = "index"
+        db.wait_indexed()
+        phase = "idle"
+
+    with folder() as tmp, NoPokeDB(dim, path=f"{tmp}/db") as db:
+        db.add_many(base[:5_000], [{"i": i} for i in range(5_000)])
+        loader = threading.Thread(target=add, args=(db,))
+        begun = time.perf_counter()
+        loader.start()
+        marks = {}
+        asked = 0
+        while phase != "idle" or asked % len(queries) or len(times["idle"]) < 10 * len(queries):
+            with turn:
+                now, start = phase, time.perf_counter()
+                db.query(queries[asked % len(queries)], 10)
+                times[now].append(time.perf_counter() - start)
+            marks[now] = time.perf_counter() - begun
+            asked += 1
+        loader.join()
+    # The first passes after the last row still meet pages for the first time.
+    times["idle"] = times["idle"][5 * len(queries) :]
+    us = {name: {**percentiles(took), "queries": len(took)} for name, took in times.items()}
+    return {"n": n, "dim": dim, "us": us, "recalls": recalls, "seconds": {"load": marks["load"], "index": marks["index"]}}
+
+
+def anonymous_bytes():
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
+
+
+def steady(queries=1_000_000, n=20_000, dim=128):
+    """What a million queries leave in memory."""
+    queries = int(queries)
+    asked = rows(1_000, dim, seed=2)
+    with folder() as tmp, NoPokeDB(dim, path=f"{tmp}/db") as db:
+        db.add_many(rows(n, dim), [{"i": i} for i in range(n)])
+        seen = []
+        for done in range(queries + 1):
+            if done % (queries // 10) == 0:
+                seen.append(anonymous_bytes())
+            db.query(asked[done % len(asked)], 10)
+    return {"queries": queries, "bytes": seen}
+
+
 def growth(*sizes):
     """Each size in a process of its own, so that none inherits the memory of the one before."""
     if len(sizes) == 1:
@@ -314,5 +374,6 @@ def growth(*sizes):
 
 
 if __name__ == "__main__":
-    jobs = {"add": add, "threads": threads, "add_many": add_many, "open": open_times, "churn": churn, "growth": growth}
+    jobs = {"add": add, "threads": threads, "add_many": add_many, "open": open_times, "load": load, "steady": steady}
+    jobs |= {"churn": churn, "growth": growth}
     print(json.dumps(jobs[sys.argv[1]](*sys.argv[2:])))

@@ -99,7 +99,36 @@ def own_section(own):
         ["the same after `kill -9` in the middle of adding", f"**{seconds(opens['killed'])}**", "", ""],
         ["bytes on disk", f"{opens['disk'] / opens['f32']:.2f}x the f32 rows", "<= 1.2x", verdict(opens["disk"] <= 1.2 * opens["f32"])],
     ]
+    rows += load_rows(own["load"]) if own.get("load") else []
+    rows += [steady_row(own["steady"])] if own.get("steady") else []
     return "## NoPokeDB alone\n\n" + table(["what", "measured: median (lowest-highest)", "goal", "reached"], rows)
+
+
+def load_rows(found):
+    """Queries beside a load, against the same ones when nothing else goes on."""
+    us, idle = found["us"], found["us"]["idle"]
+    row = lambda what, name, goal: [
+        what,
+        f"p50 {number(us[name]['p50'])}, p99 {number(us[name]['p99'])} us over {found['seconds'][name]:.1f} s; idle: "
+        f"{number(idle['p50'])}, {number(idle['p99'])} us: p99 **{us[name]['p99'] / idle['p99']:.1f}x**",
+        goal,
+        verdict(us[name]["p99"] <= 3 * idle["p99"]) if goal else "",
+    ]
+    return [
+        row(f"queries from one thread while another loads {found['n']:,} x {found['dim']}", "load", "p99 <= 3x"),
+        row("the same while the background worker puts those rows into the graph", "index", ""),
+        ["their recall@10 at moments of the load", f"{min(found['recalls']):.4f} at the lowest of {len(found['recalls'])}", ">= 0.99", verdict(min(found["recalls"]) >= 0.99)],
+    ]
+
+
+def steady_row(found):
+    first, last = found["bytes"][1], found["bytes"][-1]
+    return [
+        f"memory after {found['queries']:,} queries against after a tenth of them",
+        f"{(last - first) / 2**20:+.2f} MiB (anonymous memory of the process: {last / 2**20:.1f} MiB)",
+        "flat",
+        verdict(last - first <= 2**20),
+    ]
 
 
 def exponent(points, key):

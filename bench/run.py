@@ -23,7 +23,7 @@ from peers import PEERS
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE / "out"
-OWN = ["add", "threads", "add_many", "open", "churn"]
+OWN = ["add", "threads", "add_many", "open", "load", "steady", "churn"]
 SIZES = ["3000", "10000", "30000", "100000", "300000", "1000000"]
 SIZES_FULL = [*SIZES, "3000000"]
 STARTED = time.monotonic()
