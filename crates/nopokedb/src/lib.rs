@@ -63,7 +63,7 @@ pub use verify::Report;
 pub mod testing {
     /// What fuzzers call, one function for each kind of file.
     pub mod probe {
-        pub use crate::probe::{directory, footer, frame, image, manifest, rows, segment};
+        pub use crate::probe::{directory, footer, frame, image, manifest, reads_image, rows, segment};
     }
     pub use crate::index::bench::{IndexBench, Way};
     pub use crate::io::disk::Disk;

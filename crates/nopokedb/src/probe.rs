@@ -58,11 +58,18 @@ pub fn manifest(bytes: &[u8]) {
 
 /// An index image.
 pub fn image(bytes: &[u8]) {
+    reads_image(bytes);
+}
+
+/// Whether an index image is one that this version reads, once its stamp and its checksums are made right.
+pub fn reads_image(bytes: &[u8]) -> bool {
+    let mut read = false;
     let params = IndexParams::new(2, Metric::L2, 16, 200);
     let stamp = ImageStamp { database: [0; 16], collection: CollectionId::DEFAULT, lsn: Lsn(u64::MAX) };
     for bytes in [bytes, &Index::sealed_image(bytes, stamp, &params)] {
-        let _ = Index::read_image(&disk_with(bytes), Path::new(FILE), stamp, &params);
+        read = Index::read_image(&disk_with(bytes), Path::new(FILE), stamp, &params).is_ok();
     }
+    read
 }
 
 /// A whole database whose files are `files`, of which `name` has these bytes: opened, and read if it opens.

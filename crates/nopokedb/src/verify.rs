@@ -2,8 +2,8 @@
 //!
 //! What is compared: every block and frame of the log with its checksum, read from the disk again; the manifests with the
 //! files they name; every slot with the row it points to; the map of ids with the slots; the graph with its own invariants;
-//! every row of SQLite with the row of the log it copies, and their number; the index images with their checksums and the
-//! slots.
+//! every row of SQLite with the row of the log it copies, and their number; the words of the text index with the documents, cut
+//! again; the index images with their checksums and the slots.
 //!
 //! Invariants:
 //! 1. Nothing is changed, except that a SQLite file that turns out to be damaged is set aside and built again, as any reader

@@ -111,6 +111,18 @@ fn image() -> Vec<u8> {
 }
 
 #[test]
+fn the_image_that_fuzzers_begin_with_is_of_this_version() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/image/kept");
+    let fresh = std::env::temp_dir().join("nopokedb-kept-image");
+    fs::write(&fresh, image()).unwrap();
+    assert!(probe::reads_image(&image()), "what was just written");
+    assert!(!probe::reads_image(&kept("index/00000000-0000000000000021.idx")), "an older version's");
+    let why = format!("{} is refused at its head; put {} in its place", path.display(), fresh.display());
+    assert!(probe::reads_image(&fs::read(path).unwrap()), "{why}");
+    fs::remove_file(fresh).unwrap();
+}
+
+#[test]
 fn hostile_images_are_refused_or_read() {
     // One of each version: those of older ones are refused.
     let images = [image(), kept("index/00000000-0000000000000021.idx")];

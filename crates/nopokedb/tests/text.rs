@@ -83,19 +83,28 @@ fn the_text_index_is_a_cache() {
 }
 
 #[test]
-fn a_text_index_that_lacks_a_document_or_has_one_too_many_is_found_by_a_check_and_built_again() {
-    for change in [
-        "DELETE FROM text_0 WHERE rowid = (SELECT lsn FROM records WHERE id = 7)",
-        "INSERT INTO text_0(rowid, document) VALUES (1000000, 'one too many')",
+fn a_text_index_that_lacks_a_document_or_a_word_or_has_one_too_many_is_found_by_a_check_and_built_again() {
+    let delete = "DELETE FROM text_0 WHERE rowid = (SELECT lsn FROM records WHERE id = 7)";
+    let other = |words: &str| {
+        format!("{delete}; INSERT INTO text_0(rowid, document) SELECT lsn, '{words}' FROM records WHERE id = 7")
+    };
+    for (tokenizer, change) in [
+        (Tokenizer::Unicode61, delete.to_string()),
+        (Tokenizer::Unicode61, "INSERT INTO text_0(rowid, document) VALUES (1000000, 'one too many')".to_string()),
+        (Tokenizer::Unicode61, other("word7")),
+        (Tokenizer::Unicode61, other("word7 common common")),
+        (Tokenizer::Porter, other("common word7")),
+        (Tokenizer::Trigram, other("word7 common")),
     ] {
         let dir = TempDir::new().unwrap();
-        let db = open(&dir, None);
+        let db = open(&dir, Some(tokenizer));
         (0..20).for_each(|id| add(&db.collection(), id, &format!("word{id} common")));
         let report = db.check().unwrap();
         assert!(report.is_ok() && report.rebuilt.is_empty(), "{report}");
         db.close().unwrap();
         let sqlite = rusqlite::Connection::open(dir.path().join("meta.sqlite")).unwrap();
-        assert_eq!(sqlite.execute(change, []).unwrap(), 1);
+        sqlite.execute_batch(&change).unwrap();
+        assert_eq!(sqlite.changes(), 1);
         sqlite.close().unwrap();
         let db = open(&dir, None);
         let report = db.check().unwrap();

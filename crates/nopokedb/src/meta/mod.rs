@@ -30,6 +30,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 pub(crate) mod text;
+mod text_check;
 
 use std::path::PathBuf;
 

@@ -138,10 +138,7 @@ impl<'c> TextWriter<'c> {
             Some(tokenizer) => tokenizer,
             None => self.create(row.collection)?,
         };
-        let padding = match tokenizer {
-            Tokenizer::Trigram => TRIGRAM_PADDING,
-            Tokenizer::Unicode61 | Tokenizer::Porter => "",
-        };
+        let padding = padding(tokenizer);
         let sql = format!("INSERT INTO text_{collection}(rowid, document) VALUES (?1, ?2 || '{padding}')");
         self.conn.prepare_cached(&sql)?.execute((signed(row.lsn.0), document))?;
         Ok(())
@@ -179,6 +176,14 @@ impl<'c> TextWriter<'c> {
 /// as beginnings of trigrams, also where a document ends.
 const TRIGRAM_PADDING: &str = "  ";
 
+/// What is written behind each document before it is cut.
+fn padding(tokenizer: Tokenizer) -> &'static str {
+    match tokenizer {
+        Tokenizer::Trigram => TRIGRAM_PADDING,
+        Tokenizer::Unicode61 | Tokenizer::Porter => "",
+    }
+}
+
 fn tokenizer_of(conn: &Connection, collection: u32) -> Outcome<Option<Tokenizer>> {
     let mut statement = conn.prepare_cached("SELECT tokenizer FROM texts WHERE collection = ?1")?;
     let name: Option<String> = statement.query_row([collection], |row| row.get(0)).optional()?;
@@ -201,28 +206,6 @@ impl Reader<'_> {
     /// How the documents of `collection` are cut; `None` if there are none.
     pub(crate) fn text_tokenizer(&self, collection: CollectionId) -> Outcome<Option<Tokenizer>> {
         tokenizer_of(self.conn(), collection.0)
-    }
-
-    /// That the text index of `collection` has each document that its rows have, and no other. That it is sound in itself is
-    /// asked by `quick_check`.
-    pub(super) fn verify_text(&self, collection: CollectionId) -> Outcome<()> {
-        let documents = "SELECT lsn FROM records WHERE collection = ?1 AND document IS NOT NULL";
-        let indexed = match self.text_tokenizer(collection)? {
-            Some(_) => format!("SELECT id FROM text_{}_docsize", collection.0),
-            None => "SELECT NULL WHERE FALSE".into(),
-        };
-        let count = |of: &str, but: &str| -> Outcome<i64> {
-            let sql = format!("SELECT count(*) FROM (SELECT * FROM ({of}) EXCEPT SELECT * FROM ({but})) WHERE ?1 = ?1");
-            Ok(self.conn().query_row(&sql, [collection.0], |row| row.get(0))?)
-        };
-        let (missing, foreign) = (count(documents, &indexed)?, count(&indexed, documents)?);
-        if missing + foreign == 0 {
-            return Ok(());
-        }
-        Err(Trouble::Damaged(format!(
-            "the text index of collection {} lacks {missing} documents and has {foreign} that no row has",
-            collection.0
-        )))
     }
 
     /// How many words each document has that was written after `after`, in order.
@@ -284,6 +267,17 @@ impl Reader<'_> {
         }
         Ok(())
     }
+}
+
+/// Reads a table of words ("instance" of FTS5's vocabulary) from front to back: document, word, place.
+pub(super) fn every_word(conn: &Connection, table: &str, each: &mut dyn FnMut(i64, &[u8], i64)) -> Outcome<()> {
+    let mut statement = conn.prepare_cached(&format!("SELECT doc, term, offset FROM {table}"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let word = row.get_ref(1)?.as_bytes().map_err(rusqlite::Error::from)?;
+        each(row.get(0)?, word, row.get(2)?);
+    }
+    Ok(())
 }
 
 /// A phrase of FTS5's query language that means these characters and nothing else.
@@ -376,6 +370,15 @@ impl Scratch {
             }
         }
         Ok(())
+    }
+
+    /// Every word of `documents`, as a collection's index has them: number, word, place.
+    pub(super) fn each_word(&self, documents: &[(i64, String)], each: &mut dyn FnMut(i64, &[u8], i64)) -> Outcome<()> {
+        let undone = self.conn.unchecked_transaction()?;
+        let sql = format!("INSERT INTO s(rowid, document) VALUES (?1, ?2 || '{}')", padding(self.tokenizer));
+        let mut insert = undone.prepare_cached(&sql)?;
+        documents.iter().try_for_each(|(number, text)| insert.execute((number, text)).map(drop))?;
+        every_word(&undone, "words", each)
     }
 
     /// Why `expression` is not of FTS5's query language, if it is not.
