@@ -78,12 +78,13 @@ impl<'py> Asked<'py> {
     /// The query, with the beam width `ef` if none is given.
     pub(crate) fn query(&self, ef: usize) -> PyResult<Query> {
         let usual = Query::default();
+        let exact = self.exact.as_ref().map_or(Ok(false), |exact| flag("exact", exact))?;
         Ok(Query {
             k: self.k.as_ref().map_or(Ok(usual.k), |k| rows::count("k", 1, k))?,
             ef: match (&self.ef, &self.recall) {
                 (Some(ef), _) => Some(rows::count("ef", 1, ef)?),
                 (None, Some(_)) => None,
-                (None, None) => Some(ef),
+                (None, None) => Some(ef).filter(|_| !exact),
             },
             recall: self.recall.as_ref().map(|recall| number("recall", recall)).transpose()?,
             filter: self.filter.as_ref().map(filter).transpose()?,
@@ -91,7 +92,7 @@ impl<'py> Asked<'py> {
             max_distance: self.max_distance.as_ref().map(|limit| number("max_distance", limit)).transpose()?,
             offset: self.offset.as_ref().map_or(Ok(0), |offset| rows::count("offset", 0, offset))?,
             include: include(self.include.as_ref())?,
-            exact: self.exact.as_ref().map_or(Ok(false), |exact| flag("exact", exact))?,
+            exact,
             diversity: self.mmr.as_ref().map_or(Ok(None), diversity)?,
             group: self.group()?,
             positive: self.positive.as_ref().map_or(Ok(Vec::new()), |ids| examples("positive", ids))?,

@@ -13,6 +13,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple, PyType};
 
+use crate::ids;
+
 /// "No space left on device", the same number on every system that Python runs on.
 const ENOSPC: i32 = 28;
 
@@ -39,7 +41,8 @@ const TABLE: &[Exception] = &[
     Exception(
         "DuplicateIdError",
         &["InvalidError"],
-        "An id that exists already, or that appears twice in one batch. The message lists them.",
+        "An id that exists already, or that appears twice in one batch. `ids` is the list of all of them; the message names the\n\
+         first ten.",
     ),
     Exception(
         "FilterError",
@@ -134,6 +137,11 @@ pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
         return PyRuntimeError::new_err(error.to_string());
     };
     let raised = PyErr::from_type(kind.bind(py).clone(), error.to_string());
+    if error.kind() == ErrorKind::Invalid(Subject::DuplicateId) {
+        let listed = ids::list(py, error.duplicate_ids());
+        // Of the class, so that it takes the attribute; the message stands without it.
+        let _ = listed.and_then(|listed| raised.value(py).setattr("ids", listed));
+    }
     let code = error.source().and_then(|s| s.downcast_ref::<io::Error>()).and_then(io::Error::raw_os_error);
     // All waiters of a failed commit get its words, only one of them its cause.
     let code = code.or((error.kind() == ErrorKind::Full).then_some(ENOSPC));

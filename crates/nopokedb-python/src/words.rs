@@ -42,9 +42,16 @@ impl Words<'_> {
     }
 
     fn without_text(&self) -> PyResult<Option<Text>> {
-        let given = [("text_mode", &self.mode), ("text_syntax", &self.syntax), ("highlight", &self.highlight)];
+        let given = [
+            ("text_mode", &self.mode),
+            ("text_syntax", &self.syntax),
+            ("highlight", &self.highlight),
+            ("fusion", &self.fusion),
+        ];
         match given.into_iter().find_map(|(name, value)| value.as_ref().map(|value| (name, value))) {
-            Some((name, value)) => Err(invalid(value.py(), format!("{name} says how to read text; give text as well"))),
+            Some((name, value)) => {
+                Err(invalid(value.py(), format!("{name} says what to do with text; give text as well")))
+            }
             None => Ok(None),
         }
     }

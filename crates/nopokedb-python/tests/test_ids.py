@@ -31,9 +31,16 @@ def test_an_id_that_exists_raises_is_skipped_or_replaced(db):
     db.add(np.ones(4), {"n": 0}, id="a")
     with pytest.raises(DuplicateIdError, match='ids "a" exist'):
         db.add(np.ones(4), id="a")
-    with pytest.raises(DuplicateIdError, match='ids "a", 0 exist'):
+    with pytest.raises(DuplicateIdError, match='ids "a", 0 exist') as refused:
         db.add(np.ones(4))
         db.add_many(np.ones((3, 4)), ids=["a", "b", 0])
+    assert refused.value.ids == ["a", 0]
+    with pytest.raises(DuplicateIdError, match="and 15 more appear twice") as refused:
+        db.add_many(np.ones((50, 4)), ids=[*range(100, 125), *range(100, 125)])
+    assert refused.value.ids == list(range(100, 125)), "all of them, not only those the message has room for"
+    with db.batch() as batch, pytest.raises(DuplicateIdError) as refused:
+        batch.add(np.ones(4), id="a")
+    assert refused.value.ids == ["a"]
     assert len(db) == 2
     rows = [{"n": 1}, {"n": 2}, {"n": 3}]
     assert db.add_many(np.ones((3, 4)), rows, ids=["a", "b", "b"], on_conflict="skip") == ["a", "b", "b"]

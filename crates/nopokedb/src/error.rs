@@ -6,6 +6,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::types::Id;
+
 /// A `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -53,13 +55,16 @@ pub enum Subject {
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    /// Boxed twice, for an error is handed through every call and this one is rare.
+    #[allow(clippy::box_collection)]
+    ids: Option<Box<Vec<Id>>>,
     source: Option<io::Error>,
 }
 
 impl Error {
     /// An error of `kind` with a `message` that tells the caller what to do.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), source: None }
+        Error { kind, message: message.into(), ids: None, source: None }
     }
 
     /// A value the caller passed is not acceptable.
@@ -71,6 +76,15 @@ impl Error {
     pub fn dimension(expected: usize, got: usize) -> Self {
         let message = format!("expected a vector of dimension {expected}, got {got}");
         Self::new(ErrorKind::Invalid(Subject::Dimension), message)
+    }
+
+    /// Ids that are taken, all of `ids`: the message names the first few and says `what` is wrong with them.
+    pub(crate) fn duplicate_id(what: &str, ids: Vec<Id>) -> Self {
+        let shown: Vec<String> = ids.iter().take(10).map(|id| format!("{id:?}").chars().take(80).collect()).collect();
+        let more = ids.len() - shown.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let message = format!("ids {}{more} {what}", shown.join(", "));
+        Error { ids: Some(Box::new(ids)), ..Self::new(ErrorKind::Invalid(Subject::DuplicateId), message) }
     }
 
     /// The directory's path or contents are not usable.
@@ -107,7 +121,7 @@ impl Error {
             (ErrorKind::Io, "")
         };
         let message = format!("could not {action} {}: {source}{advice}", path.display());
-        Error { kind, message, source: Some(source) }
+        Error { kind, message, ids: None, source: Some(source) }
     }
 
     /// What kind of error this is.
@@ -120,9 +134,14 @@ impl Error {
         &self.message
     }
 
+    /// The ids of [`Subject::DuplicateId`], all of them in the order in which they were given; empty for other errors.
+    pub fn duplicate_ids(&self) -> &[Id] {
+        self.ids.as_ref().map_or(&[], |ids| ids)
+    }
+
     /// The same error for another waiter of the same failed commit: an `io::Error` cannot be cloned, its words can.
     pub(crate) fn duplicate(&self) -> Self {
-        Error { kind: self.kind, message: self.message.clone(), source: None }
+        Error { kind: self.kind, message: self.message.clone(), ids: self.ids.clone(), source: None }
     }
 }
 

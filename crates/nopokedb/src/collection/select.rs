@@ -154,7 +154,7 @@ impl Collection {
             recall: query.recall,
             ..Query::default()
         };
-        let exact = Query { exact: true, recall: None, ..with_itself.clone() };
+        let exact = Query { exact: true, ef: None, recall: None, ..with_itself.clone() };
         let (mut found, mut wanted) = (0u32, 0u32);
         let vectors = self.sample(sample, query.filter.as_ref())?;
         let (mut done, all) = (0, vectors.len() / self.dim());

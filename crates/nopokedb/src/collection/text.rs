@@ -39,6 +39,11 @@ impl Collection {
         if query.max_distance.is_some() {
             return Err(Error::argument("max_distance needs a vector to be distant from; give one, or use min_score"));
         }
+        if query.exact || query.recall.is_some() {
+            return Err(Error::argument(
+                "exact and recall are about vectors, and words are always searched in full; leave them out",
+            ));
+        }
         Ok(())
     }
 

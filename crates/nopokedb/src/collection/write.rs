@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use super::{Change, Collection, MAX_DOCUMENT_BYTES, NewRow, NewRows, OnConflict};
 use crate::clock::Expiry;
 use crate::commit::reserve::Reservation;
-use crate::error::{Error, ErrorKind, Result, Subject};
+use crate::error::{Error, Result};
 use crate::generation::Found;
 use crate::log::{Batch, FrameBuilder, NewRowRef, RowKind};
 use crate::metadata::Metadata;
@@ -359,7 +359,5 @@ pub(super) fn check_document(document: Option<&str>, row: usize) -> Result<()> {
 }
 
 pub(super) fn duplicate(what: &str, ids: &[&Id]) -> Error {
-    let shown: Vec<String> = ids.iter().take(10).map(|id| format!("{id:?}").chars().take(80).collect()).collect();
-    let more = if ids.len() > shown.len() { format!(" and {} more", ids.len() - shown.len()) } else { String::new() };
-    Error::new(ErrorKind::Invalid(Subject::DuplicateId), format!("ids {}{more} {what}", shown.join(", ")))
+    Error::duplicate_id(what, ids.iter().map(|id| (*id).clone()).collect())
 }

@@ -162,7 +162,8 @@ fn bad_filters_are_refused_naming_the_place_and_what_is_valid() {
         (json!({"a": {"$like": "x\\"}}), "ends in a \\"),
         (json!({"a": {"$not": 5}}), "at a.$not: expected a dict of operators"),
         (json!({"a": {"b": 1}}), "at a.b: unknown operator \"b\""),
-        (json!({"a..b": 1}), "an empty key in the path"),
+        (json!({"a..b": 1}), "filter at a..b: the field \"a..b\" has an empty key"),
+        (json!({"": 1}), "the field \"\" has an empty key"),
     ] {
         let e = Filter::from_json(&filter).expect_err(&filter.to_string());
         assert_eq!(e.kind(), ErrorKind::Invalid(Subject::Filter));

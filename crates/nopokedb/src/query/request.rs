@@ -158,10 +158,28 @@ impl Query {
             }
             _ => {}
         }
+        match (self.exact, self.recall, self.ef) {
+            (true, Some(_), _) => {
+                return Err(Error::argument(
+                    "exact compares every row, so there is no recall to aim at; leave out recall, or exact",
+                ));
+            }
+            (true, _, Some(_)) => {
+                return Err(Error::argument(
+                    "exact compares every row, so there is no beam to widen; leave out ef, or exact",
+                ));
+            }
+            _ => {}
+        }
         self.ef.map_or(Ok(()), |ef| in_range("ef", ef, 1, 65_536))
     }
 
     fn validate_stages(&self) -> Result<()> {
+        if let Some(both) = self.positive.iter().find(|id| self.negative.contains(id)) {
+            return Err(Error::argument(format!(
+                "id {both:?} is both a positive and a negative example; make it one of them"
+            )));
+        }
         if let Some(Diversity { lambda, fetch }) = self.diversity {
             if !(0.0..=1.0).contains(&lambda) {
                 return Err(Error::argument(format!("the lambda of mmr must be between 0 and 1, got {lambda}")));

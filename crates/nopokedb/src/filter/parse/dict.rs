@@ -118,7 +118,8 @@ fn filters(value: &Value, place: &Place<'_>) -> Result<Vec<Node>> {
 
 fn field(key: &str, value: &Value, place: &Place<'_>) -> Result<Node> {
     let path = split_path(key).ok_or_else(|| {
-        place.error("an empty key in the path; keys are joined by single dots, and a dot in a key is written \\.")
+        let advice = "keys are joined by single dots, and a dot in a key is written \\.";
+        place.error(format!("the field {key:.100?} has an empty key, which no filter can ask about; {advice}"))
     })?;
     match value {
         Value::Object(operators) if operators.is_empty() => {
