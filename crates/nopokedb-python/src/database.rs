@@ -1,4 +1,4 @@
-//! The class `NoPokeDB`: opening, closing, collections, attributes. Its other methods are in `reads.rs` and `writes.rs`.
+//! The class `NoPokeDB`: opening, closing, attributes. Its other methods are in `collections.rs`, `reads.rs` and `writes.rs`.
 //!
 //! Invariants:
 //! 1. Every call that may block runs in [`Opened::run`], which releases the GIL around it.
@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::errors::{invalid, raise};
-use crate::opened::{Given, Named, Opened};
+use crate::opened::{Given, Opened};
 use crate::progress::Progress;
 use crate::{answers, ids, rows};
 
@@ -23,7 +23,7 @@ use crate::{answers, ids, rows};
 #[pyclass(frozen, subclass, weakref, module = "nopokedb", name = "NoPokeDB")]
 pub(crate) struct NoPokeDB {
     /// Set by `__init__`, so that subclasses may call it with arguments of their own choice, as Python classes do.
-    opened: OnceLock<Opened>,
+    pub(crate) opened: OnceLock<Opened>,
 }
 
 impl NoPokeDB {
@@ -88,49 +88,6 @@ impl NoPokeDB {
         // Of two threads racing here the second one's handle is dropped.
         let _ = self.opened.set(opened);
         Ok(())
-    }
-
-    #[doc = include_str!("docs/collection.txt")]
-    #[pyo3(signature = (name, dim=None, space=None, *, M=None, ef_construction=None, model=None, tokenizer=None))]
-    #[allow(clippy::too_many_arguments, non_snake_case)] // keyword arguments in Python
-    fn collection(
-        &self,
-        py: Python<'_>,
-        name: &Bound<'_, PyAny>,
-        dim: Option<&Bound<'_, PyAny>>,
-        space: Option<&Bound<'_, PyAny>>,
-        M: Option<&Bound<'_, PyAny>>,
-        ef_construction: Option<&Bound<'_, PyAny>>,
-        model: Option<&Bound<'_, PyAny>>,
-        tokenizer: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<NoPokeDB> {
-        let made = Named { name, dim, space, m: M, ef_construction, model, tokenizer };
-        Ok(NoPokeDB { opened: OnceLock::from(self.opened(py)?.named(py, &made)?) })
-    }
-
-    /// The names of all collections, sorted. The rows of the database itself are the collection `default`.
-    ///
-    /// Examples
-    /// --------
-    /// >>> db = NoPokeDB(dim=2, path="collections")
-    /// >>> images = db.collection("images", dim=4)
-    /// >>> db.collections()
-    /// ['default', 'images']
-    fn collections(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        self.opened(py)?.run(py, |o| o.database.collections())
-    }
-
-    /// Drop a collection with all its rows; False if there is none of that name. Its handles raise ClosedError from then on.
-    ///
-    /// Examples
-    /// --------
-    /// >>> db = NoPokeDB(dim=2, path="drop_collection")
-    /// >>> images = db.collection("images", dim=4)
-    /// >>> db.drop_collection("images"), db.drop_collection("images")
-    /// (True, False)
-    fn drop_collection(&self, py: Python<'_>, name: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let name = rows::document("name", name)?;
-        self.opened(py)?.run(py, |o| o.database.drop_collection(&name))
     }
 
     /// Write the caches, so that the next opening is fast. Nothing needs it: rows are safe when `add` returns.

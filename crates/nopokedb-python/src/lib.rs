@@ -27,6 +27,7 @@
 mod answers;
 mod asked;
 mod batch;
+mod collections;
 mod database;
 mod errors;
 mod expiry;

@@ -99,7 +99,13 @@ pub(crate) struct Named<'a, 'py> {
 }
 
 impl Named<'_, '_> {
-    fn options(&self, py: Python<'_>, name: &str, stored: Option<&Collection>) -> PyResult<CollectionOptions> {
+    /// The options of a collection called `name`, by what is given and what is `stored`.
+    pub(crate) fn options(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        stored: Option<&Collection>,
+    ) -> PyResult<CollectionOptions> {
         let dim = match (self.dim, stored) {
             (Some(dim), _) => rows::count("dim", 1, dim)?,
             (None, Some(stored)) => stored.dim(),

@@ -37,6 +37,22 @@ def test_a_collection_is_not_what_it_was_not_made_as(db):
     assert db.collections() == ["c", "default"]
 
 
+def test_many_collections_are_made_at_once_or_none_is(path):
+    with NoPokeDB(dim=2, path=path) as db:
+        assert db.create_collections((f"user {i}" for i in range(1_000)), 3, "l2", model="minilm")[-1] == "user 999"
+        assert db.create_collections(["user 5", "x", "x"], dim=3, space="l2") == ["x"]
+        with pytest.raises(DimensionError, match='"user 5".*minilm'):
+            db.create_collections(["y", "user 5"], dim=4, space="l2")
+        for bad in ["abc", [3], [""]]:
+            with pytest.raises(InvalidError, match="name"):
+                db.create_collections(bad, dim=3)
+        assert len(db.collections()) == 1_002
+        assert db.collection("user 7").add([1, 2, 3]) == 0
+    with NoPokeDB(dim=2, path=path) as db:
+        last = db.collection("user 7")
+        assert (last.dim, last.space, last.model, len(last)) == (3, "l2", "minilm", 1)
+
+
 def test_the_name_of_the_model_is_kept_compared_and_named(path):
     with NoPokeDB(dim=4, path=path) as db:
         assert db.model is None

@@ -6,13 +6,14 @@
 //! 2. The table changes under the commit lock and is durable (a new manifest) before memory follows.
 //! 3. Names are the caller's and never part of a path.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use crate::engine::{CollectionCore, Engine};
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::generation::Generation;
-use crate::log::CollectionEntry;
+use crate::log::{CollectionEntry, Log};
 use crate::options::{CollectionOptions, narrow};
 use crate::recover::index_params;
 use crate::types::{CollectionId, Lsn, Tokenizer};
@@ -38,9 +39,7 @@ impl Engine {
             self.keep_tokenizer(&collection, options.tokenizer)?;
             return Ok(collection);
         }
-        if name.is_empty() || name.len() > MAX_NAME {
-            return Err(Error::argument(format!("a collection's name has 1 to {MAX_NAME} bytes, got {}", name.len())));
-        }
+        check_name(name)?;
         options.validate()?;
         self.check_writable()?;
         let mut log = self.lock_log();
@@ -52,27 +51,63 @@ impl Engine {
             self.keep_tokenizer(&collection, options.tokenizer)?;
             return Ok(collection);
         }
+        let made = self.make_collections(&mut log, &[name], options)?;
+        made.into_iter().next().ok_or_else(|| Error::argument(format!("no collection {name:?} was made")))
+    }
+
+    /// Makes those of `names` that do not exist yet with `options`, all or none, and says which they are.
+    pub(crate) fn create_collections(&self, names: &[&str], options: &CollectionOptions) -> Result<Vec<String>> {
+        names.iter().try_for_each(|name| check_name(name))?;
+        options.validate()?;
+        self.check_writable()?;
+        let mut log = self.lock_log();
+        let (mut seen, mut missing) = (HashSet::new(), Vec::new());
+        for name in names.iter().copied().filter(|name| seen.insert(*name)) {
+            match self.find_collection(name) {
+                Some(stored) => check_stored(&stored, options)?,
+                None => missing.push(name),
+            }
+        }
+        let made = self.make_collections(&mut log, &missing, options)?;
+        Ok(made.iter().map(|made| made.name.clone()).collect())
+    }
+
+    /// Makes collections that do not exist, with one change of the table. Under the commit lock.
+    fn make_collections(
+        &self,
+        log: &mut Log,
+        names: &[&str],
+        options: &CollectionOptions,
+    ) -> Result<Vec<Arc<CollectionCore>>> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut entries = self.current_entries(log.collections());
-        let id = CollectionId(entries.iter().map(|e| e.id.0 + 1).max().unwrap_or(0));
-        let entry = CollectionEntry {
-            id,
-            name: name.to_owned(),
-            dim: u16::try_from(options.dim).unwrap_or(u16::MAX),
-            metric: options.metric,
-            m: narrow(options.m.unwrap_or(16)),
-            ef_construction: narrow(options.ef_construction.unwrap_or(200)),
-            next_id: 0,
-            model: options.model.clone(),
-            tokenizer: options.tokenizer.unwrap_or_default(),
-        };
-        entries.push(entry.clone());
+        let first = entries.iter().map(|e| e.id.0 + 1).max().unwrap_or(0);
+        let new: Vec<CollectionEntry> = (first..)
+            .zip(names)
+            .map(|(id, name)| CollectionEntry {
+                id: CollectionId(id),
+                name: (*name).to_owned(),
+                dim: u16::try_from(options.dim).unwrap_or(u16::MAX),
+                metric: options.metric,
+                m: narrow(options.m.unwrap_or(16)),
+                ef_construction: narrow(options.ef_construction.unwrap_or(200)),
+                next_id: 0,
+                model: options.model.clone(),
+                tokenizer: options.tokenizer.unwrap_or_default(),
+            })
+            .collect();
+        entries.extend_from_slice(&new);
         log.set_collections(entries)?;
-        self.applier.tokenizers().set(id, entry.tokenizer);
-        let params = index_params(&entry, &self.options);
-        let generation = Generation::new(&params, &self.segments, &self.options.clock);
-        let core = Arc::new(CollectionCore::new(&entry, 0, generation, Lsn(0)));
-        self.insert_collection(core.clone());
-        Ok(core)
+        let made = new.iter().map(|entry| {
+            self.applier.tokenizers().set(entry.id, entry.tokenizer);
+            let generation = Generation::new(&index_params(entry, &self.options), &self.common);
+            let core = Arc::new(CollectionCore::new(entry, 0, generation, Lsn(0)));
+            self.insert_collection(core.clone());
+            core
+        });
+        Ok(made.collect())
     }
 
     /// Stores the name of a model where there is none yet.
@@ -149,6 +184,13 @@ impl Engine {
         });
         entries
     }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.len() > MAX_NAME {
+        return Err(Error::argument(format!("a collection's name has 1 to {MAX_NAME} bytes, got {}", name.len())));
+    }
+    Ok(())
 }
 
 /// Refuses options that contradict what is stored, naming both.

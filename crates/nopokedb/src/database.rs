@@ -159,6 +159,17 @@ impl Database {
         Ok(Collection::new(self.handle.clone(), self.handle.engine.open_collection(name, options)?))
     }
 
+    /// Makes collections with the same `options`, all of them or none, in the time it takes to make one: each change of the
+    /// table of collections writes all of it. Those that exist already are left as they are. Returns the names of those
+    /// that were made.
+    ///
+    /// # Errors
+    /// `Invalid` when one exists with another dimension, metric or model, or an option or a name is out of range.
+    pub fn create_collections(&self, names: &[&str], options: &CollectionOptions) -> Result<Vec<String>> {
+        self.handle.check()?;
+        self.handle.engine.create_collections(names, options)
+    }
+
     /// The collection called `name`, if there is one.
     pub fn find_collection(&self, name: &str) -> Result<Option<Collection>> {
         self.handle.check()?;

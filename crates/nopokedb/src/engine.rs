@@ -22,7 +22,7 @@ use crate::commit::queue::GroupCommit;
 use crate::commit::reserve::Reservations;
 use crate::error::{Error, ErrorKind, Result, Subject};
 use crate::follower::Follower;
-use crate::generation::Generation;
+use crate::generation::{Common, Generation};
 use crate::import::Imported;
 use crate::io::lock::{ProcessMark, WriterLock};
 use crate::io::vfs::Vfs;
@@ -43,6 +43,8 @@ pub(crate) struct Engine {
     /// The commit lock.
     log: Mutex<Log>,
     pub(crate) queue: GroupCommit<Batch, ()>,
+    pub(crate) common: Common,
+    /// Those of `common`.
     pub(crate) segments: SharedSegments,
     collections: RwLock<Collections>,
     /// Those that the background worker has to look at: rows came or went, or work was left over. It visits no others.
@@ -73,7 +75,7 @@ pub(crate) struct Parts {
     /// `None` to read only.
     pub(crate) lock: Option<WriterLock>,
     pub(crate) log: Log,
-    pub(crate) segments: SharedSegments,
+    pub(crate) common: Common,
     pub(crate) collections: BTreeMap<CollectionId, Arc<CollectionCore>>,
     pub(crate) applier: Applier,
     pub(crate) imported: Option<Imported>,
@@ -169,7 +171,8 @@ impl Engine {
             process: ProcessMark::new(),
             log: Mutex::new(parts.log),
             queue: GroupCommit::new(),
-            segments: parts.segments,
+            segments: parts.common.segments.clone(),
+            common: parts.common,
             busy: Mutex::new(parts.collections.keys().copied().collect()),
             collections: RwLock::new(Collections::of(parts.collections)),
             applier: parts.applier,

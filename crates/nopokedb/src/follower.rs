@@ -188,7 +188,7 @@ impl Engine {
             self.applier.tokenizers().set(entry.id, entry.tokenizer);
             if self.collection(entry.id).is_err() {
                 let params = index_params(entry, &self.options);
-                let generation = Generation::new(&params, &self.segments, &self.options.clock);
+                let generation = Generation::new(&params, &self.common);
                 self.insert_collection(Arc::new(CollectionCore::new(entry, 0, generation, Lsn(0))));
             }
         }
@@ -279,7 +279,7 @@ impl Engine {
         both.extend(old.iter().cloned());
         self.segments.store(Arc::new(SegmentTable::new(both)));
         let entries = fresh.collections().to_vec();
-        let at = Restoring { vfs: &*self.vfs, dir: self.dir(), options: &self.options, segments: &self.segments };
+        let at = Restoring { vfs: &*self.vfs, dir: self.dir(), options: &self.options, common: &self.common };
         let restored = at.collections(&fresh, &entries)?;
         let mut retired = follower.retired.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, collection) in restored {

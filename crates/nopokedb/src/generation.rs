@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::index::{Image, Index, IndexParams};
 use crate::log::Segment;
 use crate::log::{FrameView, RowKind};
+use crate::query::column_pool::ColumnPool;
 use crate::query::matches::FilterCache;
 use crate::query::target::Calibration;
 use crate::text::TextCache;
@@ -25,9 +26,28 @@ use crate::types::{Id, Lsn, RecordId, Slot};
 use crate::vectors::expiry::{Expiries, NEVER};
 use crate::vectors::ids::{IdMap, IdWriter};
 use crate::vectors::keys::places;
-use crate::vectors::rows::{GONE, Loc, Rows, SharedSegments};
+use crate::vectors::rows::{GONE, Loc, Rows, SegmentTable, SharedSegments};
 use crate::vectors::view::{Snapshot, StoredVectors, View};
 use crate::vectors::{VectorSource, Visibility};
+
+/// What all generations of a database have in common. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    /// Where the rows lie.
+    pub(crate) segments: SharedSegments,
+    /// By which rows expire.
+    pub(crate) clock: Clock,
+    /// What filters asked about.
+    pub(crate) columns: ColumnPool,
+}
+
+impl Common {
+    /// Of a database whose rows lie in `segments`.
+    pub(crate) fn new(segments: SegmentTable, clock: &Clock) -> Common {
+        let segments = Arc::new(ArcSwap::from_pointee(segments));
+        Common { segments, clock: clock.clone(), columns: ColumnPool::default() }
+    }
+}
 
 /// Rows, ids, index and published snapshot of one slot numbering.
 #[derive(Debug)]
@@ -42,8 +62,7 @@ pub(crate) struct Generation {
     pub(crate) calibration: Calibration,
     /// Which slots' documents have the words asked for last.
     pub(crate) texts: TextCache,
-    segments: SharedSegments,
-    clock: Clock,
+    common: Common,
     expiries: Expiries,
     /// How many slots were dead at the last repair of the graph.
     repaired: AtomicU32,
@@ -51,43 +70,40 @@ pub(crate) struct Generation {
 
 impl Generation {
     /// An empty generation.
-    pub(crate) fn new(params: &IndexParams, segments: &SharedSegments, clock: &Clock) -> Generation {
-        Self::make(params, segments, clock, |_| (), Index::new)
+    pub(crate) fn new(params: &IndexParams, common: &Common) -> Generation {
+        Self::make(params, common, |_| (), Index::new)
     }
 
     /// A generation whose index goes on from an image. `fill` restores the slots of the image first, for the index may
     /// read their vectors at once.
     pub(crate) fn with_image(
         params: &IndexParams,
-        segments: &SharedSegments,
-        clock: &Clock,
+        common: &Common,
         image: Image,
         fill: impl FnOnce(&mut Slots<'_, '_>),
     ) -> Generation {
-        Self::make(params, segments, clock, fill, |params, source| Index::with_image(params, source, image))
+        Self::make(params, common, fill, |params, source| Index::with_image(params, source, image))
     }
 
     fn make(
         params: &IndexParams,
-        segments: &SharedSegments,
-        clock: &Clock,
+        common: &Common,
         fill: impl FnOnce(&mut Slots<'_, '_>),
         index: impl FnOnce(IndexParams, Arc<dyn VectorSource>) -> Index,
     ) -> Generation {
-        let rows = Arc::new(Rows::new(params.dim, segments.clone()));
+        let rows = Arc::new(Rows::new(params.dim, common.segments.clone()));
         let (ids, expiries) = (IdMap::default(), Expiries::default());
         ids.update(|ids| fill(&mut Slots { rows: &rows, ids, expiries: &expiries }));
-        let source = StoredVectors { rows: rows.clone(), segments: segments.clone() };
+        let source = StoredVectors { rows: rows.clone(), segments: common.segments.clone() };
         Generation {
             index: index(*params, Arc::new(source)),
             rows,
             ids,
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
-            filters: FilterCache::default(),
+            filters: FilterCache::new(&common.columns),
             calibration: Calibration::default(),
             texts: TextCache::default(),
-            segments: segments.clone(),
-            clock: clock.clone(),
+            common: common.clone(),
             expiries,
             repaired: AtomicU32::new(0),
         }
@@ -100,7 +116,7 @@ impl Generation {
             if !self.rows.any_expires() {
                 return view;
             }
-            view.now_ms = self.clock.now_ms();
+            view.now_ms = self.common.clock.now_ms();
             if view.snapshot.next_expiry_ms > view.now_ms {
                 view.snapshot.live -= view.snapshot.expired;
                 return view;
@@ -113,7 +129,7 @@ impl Generation {
     pub(crate) fn stored(&self) -> View<'_> {
         // The snapshot is loaded first: segments only move forward, so the table is never older than the snapshot.
         let snapshot = **self.snapshot.load();
-        View { snapshot, rows: &self.rows, segments: self.segments.load(), now_ms: 0 }
+        View { snapshot, rows: &self.rows, segments: self.common.segments.load(), now_ms: 0 }
     }
 
     /// Publishes what has expired by `now_ms`.
@@ -126,7 +142,7 @@ impl Generation {
 
     /// Up to `most` of the rows that have expired and are stored still.
     pub(crate) fn expired(&self, most: usize) -> Vec<RecordId> {
-        self.settle(self.clock.now_ms());
+        self.settle(self.common.clock.now_ms());
         self.expiries.lock().passed(most).into_iter().map(|slot| self.rows.id(slot)).collect()
     }
 
@@ -138,7 +154,8 @@ impl Generation {
 
     /// Whether the row stored as `id` has expired.
     pub(crate) fn has_expired(&self, id: RecordId) -> bool {
-        self.rows.any_expires() && self.ids.get(id).is_some_and(|slot| self.rows.expired(slot, self.clock.now_ms()))
+        self.rows.any_expires()
+            && self.ids.get(id).is_some_and(|slot| self.rows.expired(slot, self.common.clock.now_ms()))
     }
 
     /// The live row of `id`, and the record number it has or would get.
@@ -148,7 +165,7 @@ impl Generation {
 
     /// [`Generation::find`] for a batch that has `taken` some numbers for other ids.
     pub(crate) fn find_beside(&self, id: &Id, taken: impl Fn(RecordId) -> bool) -> Result<Found> {
-        let now_ms = if self.rows.any_expires() { self.clock.now_ms() } else { 0 };
+        let now_ms = if self.rows.any_expires() { self.common.clock.now_ms() } else { 0 };
         let lives = |slot: &Slot| now_ms == 0 || !self.rows.expired(*slot, now_ms);
         let text = match id {
             Id::Int(number) => {
@@ -230,7 +247,7 @@ impl Generation {
     /// Counts a slot's row among the dead of its segment.
     fn count_dead(&self, slot: Slot) {
         let loc = self.rows.loc(slot);
-        if let Some(segment) = self.segments.load().get(loc.segment()).filter(|_| loc != GONE) {
+        if let Some(segment) = self.common.segments.load().get(loc.segment()).filter(|_| loc != GONE) {
             segment.add_dead(1);
         }
     }
@@ -402,7 +419,7 @@ impl Apply<'_> {
         let mut queue = g.expiries.lock();
         self.expiring.iter().for_each(|&(slot, expires_ms)| queue.insert(slot, expires_ms));
         self.dead.iter().for_each(|&(slot, expires_ms)| queue.remove(slot, expires_ms));
-        (snapshot.expired, snapshot.next_expiry_ms) = queue.settle(g.clock.now_ms());
+        (snapshot.expired, snapshot.next_expiry_ms) = queue.settle(g.common.clock.now_ms());
         g.snapshot.store(Arc::new(snapshot));
     }
 }

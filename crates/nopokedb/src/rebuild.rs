@@ -41,7 +41,7 @@ impl Engine {
     /// Rebuilds one collection; `false` if the worker was told to stop meanwhile.
     pub(crate) fn rebuild(&self, collection: &CollectionCore) -> Result<bool> {
         let old = collection.generation();
-        let new = Arc::new(Generation::new(old.index.params(), &self.segments, &self.options.clock));
+        let new = Arc::new(Generation::new(old.index.params(), &self.common));
         let start = **old.snapshot.load();
         let moved = || self.follower.as_ref().map_or(0, |f| f.relocations.load(Relaxed));
         let moved_before = moved();

@@ -17,16 +17,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-
 use crate::catalog::DEFAULT_NAME;
 use crate::checkpoint::{ImageOf, Images, remove_leftover_images};
-use crate::clock::Clock;
 use crate::commit::feed::{self, in_lsn_order};
 use crate::engine::{CollectionCore, Engine, Parts, Stored, check_stored};
 use crate::error::{Error, ErrorKind, IoContext, Result, Subject};
 use crate::follower;
-use crate::generation::{Apply, Generation, StoredRow};
+use crate::generation::{Apply, Common, Generation, StoredRow};
 use crate::import;
 use crate::index::{Image, IndexParams};
 use crate::io::atomic::create_dir_durable;
@@ -122,10 +119,10 @@ impl Engine {
         let entries = log.collections().to_vec();
         let entries = keep_build_parameters(&mut log, entries, options)?;
 
-        let segments: SharedSegments = Arc::new(ArcSwap::from_pointee(SegmentTable::new(log.segments())));
-        let restoring = Restoring { vfs: &*vfs, dir, options, segments: &segments };
+        let common = Common::new(SegmentTable::new(log.segments()), &options.clock);
+        let restoring = Restoring { vfs: &*vfs, dir, options, common: &common };
         let collections = restoring.collections(&log, &entries)?;
-        let applier = start_applier(store, &log, &segments)?;
+        let applier = start_applier(store, &log, &common.segments)?;
         entries.iter().filter(|e| e.is_dropped()).for_each(|e| applier.forget(e.id));
         remove_leftover_images(&*vfs, dir, &collections)?;
         Ok(Engine::assemble(Parts {
@@ -134,7 +131,7 @@ impl Engine {
             options: options.clone(),
             lock: Some(lock),
             log,
-            segments,
+            common,
             collections,
             applier,
             imported,
@@ -152,23 +149,13 @@ impl Engine {
         let log = follower::open_log(&vfs, dir, options)?;
         let entries = log.collections().to_vec();
         check_default(dir, options, &entries)?;
-        let segments: SharedSegments = Arc::new(ArcSwap::from_pointee(SegmentTable::new(log.segments())));
-        let collections = Restoring { vfs: &*vfs, dir, options, segments: &segments }.collections(&log, &entries)?;
+        let common = Common::new(SegmentTable::new(log.segments()), &options.clock);
+        let collections = Restoring { vfs: &*vfs, dir, options, common: &common }.collections(&log, &entries)?;
         let (dir, options) = (dir.to_owned(), options.clone());
         let words = "SQLite's cache is the writer's; a handle that was opened to read only has no part in it. Ask the one that writes";
         let why = Error::new(ErrorKind::Invalid(Subject::ReadOnly), words);
         let applier = Applier::absent(&why, meta, log.db_uuid(), tokenizers_of(&entries, &options));
-        Ok(Engine::assemble(Parts {
-            vfs,
-            dir,
-            options,
-            lock: None,
-            log,
-            segments,
-            collections,
-            applier,
-            imported: None,
-        }))
+        Ok(Engine::assemble(Parts { vfs, dir, options, lock: None, log, common, collections, applier, imported: None }))
     }
 }
 
@@ -178,7 +165,7 @@ pub(crate) struct Restoring<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) options: &'a Options,
     /// Holds the log's segments.
-    pub(crate) segments: &'a SharedSegments,
+    pub(crate) common: &'a Common,
 }
 
 impl Restoring<'_> {
@@ -188,7 +175,7 @@ impl Restoring<'_> {
         log: &Log,
         entries: &[CollectionEntry],
     ) -> Result<BTreeMap<CollectionId, Arc<CollectionCore>>> {
-        let &Restoring { vfs, dir, options, segments } = self;
+        let &Restoring { vfs, dir, options, common } = self;
         let table = SegmentTable::new(log.segments());
         let mut replay = Replay::default();
         replay.read(&table)?;
@@ -200,7 +187,7 @@ impl Restoring<'_> {
             let (database, read_only) = (log.db_uuid(), options.read_only);
             let of = ImageOf { vfs, dir, database, collection: entry.id, read_only };
             let image = of.load(&images, &index_params(entry, options), log.last_lsn())?;
-            let core = restore(of, entry, options, &puts, segments, (log.last_lsn(), image))?;
+            let core = restore(of, entry, options, &puts, common, (log.last_lsn(), image))?;
             collections.insert(entry.id, Arc::new(core));
         }
         // What is left belongs to dropped collections.
@@ -393,20 +380,18 @@ fn restore(
     entry: &CollectionEntry,
     options: &Options,
     puts: &Puts,
-    segments: &SharedSegments,
+    common: &Common,
     (last, image): (Lsn, Option<(Lsn, Image)>),
 ) -> Result<CollectionCore> {
     let params = index_params(entry, options);
     let next_id = entry.next_id.max(puts.next_id);
     let (generation, image_lsn) = match image {
-        Some((lsn, image)) if puts.fits(&image.lsns, lsn) => {
-            (puts.fill_from(image, &params, segments, (last, &options.clock))?, lsn)
-        }
+        Some((lsn, image)) if puts.fits(&image.lsns, lsn) => (puts.fill_from(image, &params, common, last)?, lsn),
         Some((lsn, _)) => {
             of.remove(lsn)?;
-            (puts.fill(&params, segments, (last, &options.clock))?, Lsn(0))
+            (puts.fill(&params, common, last)?, Lsn(0))
         }
-        None => (puts.fill(&params, segments, (last, &options.clock))?, Lsn(0)),
+        None => (puts.fill(&params, common, last)?, Lsn(0)),
     };
     Ok(CollectionCore::new(entry, next_id, generation, image_lsn))
 }
@@ -422,16 +407,10 @@ impl Puts {
     }
 
     /// A generation that goes on from an image that fits.
-    fn fill_from(
-        &self,
-        image: Image,
-        params: &IndexParams,
-        segments: &SharedSegments,
-        (last, clock): (Lsn, &Clock),
-    ) -> Result<Generation> {
+    fn fill_from(&self, image: Image, params: &IndexParams, common: &Common, last: Lsn) -> Result<Generation> {
         let lsns = image.lsns.clone();
         let mut rows = self.rows.iter().peekable();
-        let generation = Generation::with_image(params, segments, clock, image, |slots| {
+        let generation = Generation::with_image(params, common, image, |slots| {
             slots.reserve(lsns.len());
             for (slot, &lsn) in (0..).map(Slot).zip(&lsns) {
                 while rows.next_if(|p| p.lsn.0 < lsn).is_some() {}
@@ -447,21 +426,16 @@ impl Puts {
         });
         let len = u32::try_from(lsns.len()).expect("an image's slots were counted as u32");
         let mut apply = generation.applier().after(len);
-        self.append(rows, &mut apply, segments, params.dim)?;
+        self.append(rows, &mut apply, &common.segments, params.dim)?;
         apply.publish(last);
         Ok(generation)
     }
 
     /// A generation of the rows that live, without a graph yet.
-    fn fill(
-        &self,
-        params: &IndexParams,
-        segments: &SharedSegments,
-        (last, clock): (Lsn, &Clock),
-    ) -> Result<Generation> {
-        let generation = Generation::new(params, segments, clock);
+    fn fill(&self, params: &IndexParams, common: &Common, last: Lsn) -> Result<Generation> {
+        let generation = Generation::new(params, common);
         let mut apply = generation.applier();
-        self.append(self.rows.iter(), &mut apply, segments, params.dim)?;
+        self.append(self.rows.iter(), &mut apply, &common.segments, params.dim)?;
         apply.publish(last);
         Ok(generation)
     }

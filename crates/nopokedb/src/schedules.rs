@@ -11,7 +11,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 
@@ -19,7 +18,7 @@ use crate::clock::Clock;
 use crate::commit::queue::GroupCommit;
 use crate::commit::reserve::Reservations;
 use crate::error::ErrorKind;
-use crate::generation::{Generation, StoredRow};
+use crate::generation::{Common, Generation, StoredRow};
 use crate::index::testing::{Holes, Rows, truth};
 use crate::index::{Index, IndexParams, Scratch};
 use crate::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
@@ -152,8 +151,8 @@ fn shown(generation: &Generation) -> BTreeMap<u64, u64> {
 fn a_batch_is_seen_whole_or_not_at_all_in_any_schedule() {
     in_many_schedules("snapshots", 2, || {
         let params = IndexParams { graph_from: 0, ..IndexParams::new(1, Metric::L2, 2, 4) };
-        let segments = Arc::new(ArcSwap::from_pointee(SegmentTable::default()));
-        let generation = Arc::new(Generation::new(&params, &segments, &Clock::system()));
+        let common = Common::new(SegmentTable::default(), &Clock::system());
+        let generation = Arc::new(Generation::new(&params, &common));
         let readers: Vec<_> = (0..2)
             .map(|_| {
                 let g = generation.clone();

@@ -29,6 +29,53 @@ fn collections_share_a_directory_but_not_rows_or_ids() {
 }
 
 #[test]
+fn many_collections_are_made_at_once_or_none_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path(), Options::new(2)).unwrap();
+    let old = db.open_collection("7", &CollectionOptions { m: Some(8), ..l2(3) }).unwrap();
+    old.add(&[1.0; 3], NewRow::default()).unwrap();
+    let names: Vec<String> = (0..3_000).map(|i| i.to_string()).collect();
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.extend(["3", "2"]);
+    let changes = || {
+        let names = dir.path().read_dir().unwrap().filter_map(|file| file.unwrap().file_name().into_string().ok());
+        names.filter_map(|name| name.strip_prefix("MANIFEST-")?.parse::<u64>().ok()).max().unwrap()
+    };
+    let before = changes();
+    let e = db.create_collections(&names, &l2(4)).unwrap_err();
+    assert!(e.message().contains("\"7\"") && e.kind() == ErrorKind::Invalid(Subject::Dimension), "{e}");
+    assert_eq!(db.create_collections(&["new", ""], &l2(4)).unwrap_err().kind(), ErrorKind::Invalid(Subject::Argument));
+    assert_eq!(db.collections().unwrap(), ["7", "default"]);
+    assert_eq!(changes(), before, "nothing was written");
+    let made = db.create_collections(&names, &l2(3)).unwrap();
+    assert_eq!((made.len(), &*made[0], &*made[7], &*made[2_998]), (2_999, "0", "8", "2999"));
+    assert_eq!(changes(), before + 2, "one change, written twice");
+    assert!(db.create_collections(&names, &l2(3)).unwrap().is_empty());
+    let one = db.find_collection("2999").unwrap().unwrap();
+    one.add(&[2.0; 3], NewRow::default()).unwrap();
+    drop((old, one, db));
+    let db = Database::open(dir.path(), Options::new(2)).unwrap();
+    assert_eq!(db.collections().unwrap().len(), 3_001);
+    let rows = |name: &str| db.find_collection(name).unwrap().unwrap().len().unwrap();
+    assert_eq!((rows("7"), rows("2999"), rows("5")), (1, 1, 0));
+}
+
+#[test]
+fn more_collections_than_can_be_listed_are_refused_and_nothing_is_harmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::open(dir.path(), Options::new(2)).unwrap();
+    let names: Vec<String> = (0..120_000).map(|i| format!("{i:0>250}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let e = db.create_collections(&names, &l2(3)).unwrap_err();
+    assert!(e.message().contains("metadata field") && e.kind() == ErrorKind::Invalid(Subject::Argument), "{e}");
+    assert_eq!(db.create_collections(&names[..10], &l2(3)).unwrap().len(), 10);
+    db.collection().add(&[1.0, 2.0], NewRow::default()).unwrap();
+    drop(db);
+    let db = Database::open(dir.path(), Options::new(2)).unwrap();
+    assert_eq!((db.collections().unwrap().len(), db.collection().len().unwrap()), (11, 1));
+}
+
+#[test]
 fn a_dropped_collection_is_gone_for_good_and_its_name_starts_anew() {
     let dir = tempfile::tempdir().unwrap();
     let db = Database::open(dir.path(), Options::new(2)).unwrap();

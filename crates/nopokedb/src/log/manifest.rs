@@ -23,6 +23,8 @@ const COLLECTION_ENTRY: usize = 40;
 const NO_MODEL: u32 = u32::MAX;
 /// Longest manifest that is read: room for 700,000 segments.
 const LIMIT: u64 = 64 << 20;
+/// What the table of collections may take of it.
+const MOST_COLLECTIONS: u64 = LIMIT / 2;
 /// What a manifest's file name starts with.
 pub(super) const PREFIX: &str = "MANIFEST-";
 
@@ -325,9 +327,29 @@ pub(super) fn newer(path: &Path, format: u16, min_reader: u16) -> Error {
     Error::path(path, words)
 }
 
-/// Writes `manifest` under its number: complete or not there, and durable when this returns.
+/// Writes `manifest` under its number: complete or not there, and durable when this returns. One that would not be read is
+/// not written.
 pub(super) fn store(vfs: &dyn Vfs, dir: &Path, manifest: &Manifest) -> Result<(), WriteFailed> {
-    write_atomic(vfs, dir, &format!("{PREFIX}{}", manifest.number), &manifest.encode())
+    let bytes = manifest.encode();
+    if bytes.len() as u64 > LIMIT {
+        let error = Error::argument(format!("the list of segments and collections would take {} bytes", bytes.len()));
+        return Err(WriteFailed { error, unsure: false });
+    }
+    write_atomic(vfs, dir, &format!("{PREFIX}{}", manifest.number), &bytes)
+}
+
+/// Refuses a table of collections that leaves the segments too little room.
+pub(super) fn check_table(collections: &[CollectionEntry]) -> Result<()> {
+    let len = |c: &CollectionEntry| COLLECTION_ENTRY + c.name.len() + c.model.as_ref().map_or(0, String::len);
+    let bytes: usize = collections.iter().map(len).sum();
+    if bytes as u64 > MOST_COLLECTIONS {
+        let n = collections.len();
+        return Err(Error::argument(format!(
+            "{n} collections (dropped ones included) take {bytes} bytes to list, and {MOST_COLLECTIONS} are there for them; \
+             use fewer or shorter names, several directories, or one collection and a metadata field to filter by"
+        )));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -78,6 +78,7 @@ impl Log {
 
     /// Changes the table of collections, for good once this returns.
     pub(crate) fn set_collections(&mut self, collections: Vec<CollectionEntry>) -> Result<()> {
+        manifest::check_table(&collections)?;
         let before = std::mem::replace(&mut self.collections, Arc::new(collections));
         if let Err(e) = self.publish_manifest(1) {
             self.collections = before;

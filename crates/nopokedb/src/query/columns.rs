@@ -3,30 +3,26 @@
 //! Invariants:
 //! 1. A column handed out holds at least the rows of the view it was asked for. Rows that come later are added when the
 //!    column is next used; old ones are not looked at again, for a slot's metadata never changes.
-//! 2. Columns take [`budget`] bytes at most once a call is over; those used longest ago go first. One that would take more than
-//!    half of it is given up, for good: its field is answered by reading rows.
+//! 2. The columns of all collections share one budget (`column_pool.rs`). One that would take more than half of what its
+//!    collection alone might is given up, for good: its field is answered by reading rows.
 //! 3. A row that compaction dropped has no values. [`Known::lost`] says when the last such row died: views from before
 //!    that must not rely on the column for it.
 //! 4. Columns belong to one generation's slots and go with it.
 //!
-//! Threading: a short mutex around the list; a mutex per column while it grows, so that a field is read once however many
-//! threads meet it. Lock order: several columns by path, the list last.
+//! Threading: a mutex per column while it grows, so that a field is read once however many threads meet it. Lock order: several
+//! columns by path, the pool last.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
 use crate::filter::column::{CHUNK, Column, PartBuilder};
 use crate::metadata::view::{Json, Members};
+use crate::query::column_pool::{ColumnPool, budget};
 use crate::types::{Lsn, Slot};
 use crate::vectors::view::View;
 
-/// What columns may take, however few rows there are.
-const LEAST_BUDGET: usize = 64 << 20;
-/// What they may take of each row: a fraction of what its code takes.
-const BUDGET_PER_ROW: usize = 32;
 /// Bytes of strings in one part.
 const MOST_TEXT: usize = 256 << 20;
 /// Rows read at a time, so that several threads have something to do.
@@ -34,13 +30,8 @@ const PIECE: u32 = CHUNK / 8;
 /// More threads than this only wait for memory.
 const MOST_THREADS: usize = 4;
 
-/// Bytes that the columns of a collection of `rows` rows may take.
-fn budget(rows: u32) -> usize {
-    LEAST_BUDGET.max(rows as usize * BUDGET_PER_ROW)
-}
-
 /// A column and what is to be known about it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Known {
     /// `None`: given up.
     pub(crate) column: Option<Column>,
@@ -48,83 +39,51 @@ pub(crate) struct Known {
     pub(crate) lost: Lsn,
 }
 
-/// The columns in memory.
-#[derive(Debug, Default)]
-pub(crate) struct Columns {
-    list: Mutex<List>,
+impl Default for Known {
+    fn default() -> Self {
+        Known { column: Some(Column::default()), lost: Lsn(0) }
+    }
 }
 
-#[derive(Debug, Default)]
-struct List {
-    columns: BTreeMap<Vec<String>, Listed>,
-    clock: u64,
-}
-
+/// The columns of one collection in memory.
 #[derive(Debug)]
-struct Listed {
-    used: u64,
-    bytes: usize,
-    known: Arc<Mutex<Known>>,
+pub(crate) struct Columns {
+    pool: ColumnPool,
+    owner: u64,
+}
+
+impl Drop for Columns {
+    fn drop(&mut self) {
+        self.pool.forget(self.owner);
+    }
 }
 
 impl Columns {
+    /// No columns yet; they will be among those of `pool`.
+    pub(crate) fn new(pool: &ColumnPool) -> Columns {
+        Columns { pool: pool.clone(), owner: pool.owner() }
+    }
+
     /// The columns of `paths` (sorted, none twice), for the rows of `view`.
     pub(crate) fn get(&self, paths: &[&[String]], view: &View<'_>) -> Result<Vec<Known>> {
-        let listed: Vec<_> = paths.iter().map(|path| self.listed(path)).collect();
+        let listed: Vec<_> = paths.iter().map(|path| self.pool.listed(self.owner, path)).collect();
         let mut held: Vec<MutexGuard<'_, Known>> = listed.iter().map(|known| lock(known)).collect();
-        let most = budget(view.snapshot.len);
+        let rows = view.snapshot.len as usize;
         let short = |known: &Known| known.column.as_ref().is_some_and(|column| column.len() < view.snapshot.len);
         let mut behind: Vec<(&[String], &mut Known)> =
             paths.iter().copied().zip(held.iter_mut().map(|known| &mut **known)).filter(|(_, k)| short(k)).collect();
         if !behind.is_empty() {
-            extend(&mut behind, view, most / 2)?;
+            extend(&mut behind, view, budget(rows) / 2)?;
         }
-        let known = held.iter().map(|known| (**known).clone()).collect();
+        let known: Vec<Known> = held.iter().map(|known| (**known).clone()).collect();
         drop(held);
-        self.settle(paths, &known, most);
+        self.pool.settle(self.owner, rows, paths.iter().copied().zip(&known));
         Ok(known)
     }
 
     /// Bytes held in memory.
     pub(crate) fn bytes(&self) -> usize {
-        self.list().columns.values().map(|listed| listed.bytes).sum()
-    }
-
-    fn list(&self) -> MutexGuard<'_, List> {
-        lock(&self.list)
-    }
-
-    /// The column of a path, which is empty if it is new.
-    fn listed(&self, path: &[String]) -> Arc<Mutex<Known>> {
-        let mut list = self.list();
-        list.clock += 1;
-        let used = list.clock;
-        if let Some(listed) = list.columns.get_mut(path) {
-            listed.used = used;
-            return listed.known.clone();
-        }
-        let known = Arc::new(Mutex::new(Known { column: Some(Column::default()), lost: Lsn(0) }));
-        list.columns.insert(path.to_vec(), Listed { used, bytes: 0, known: known.clone() });
-        known
-    }
-
-    /// Notes what the columns take, and drops those used longest ago while all take more than `most`.
-    fn settle(&self, paths: &[&[String]], known: &Vec<Known>, most: usize) {
-        let mut list = self.list();
-        for (path, known) in paths.iter().zip(known) {
-            if let Some(listed) = list.columns.get_mut(*path) {
-                // One given up is remembered, at the price of its name.
-                let kept = known.column.as_ref().map_or(0, Column::bytes);
-                listed.bytes = kept + size_of::<Listed>() + path.iter().map(String::len).sum::<usize>();
-            }
-        }
-        let mut bytes: usize = list.columns.values().map(|listed| listed.bytes).sum();
-        while bytes > most
-            && let Some(oldest) = list.columns.iter().min_by_key(|(_, listed)| listed.used)
-        {
-            let path = oldest.0.clone();
-            bytes -= list.columns.remove(&path).map_or(0, |listed| listed.bytes);
-        }
+        self.pool.bytes(self.owner)
     }
 }
 

@@ -7,7 +7,7 @@
 //! 3. A view that still sees a row which compaction has dropped gets its bit set, whatever the filter: it finds out when it
 //!    reads the row, and starts over. Views taken from now on see no such row, and its bit means nothing.
 //! 4. The cache holds at most [`MOST_FILTERS`] filters, fewer where rows are few, and [`MOST_BYTES`]; the one used longest ago goes
-//!    first. Columns have a budget of their own (`columns.rs`).
+//!    first. Columns have a budget of their own (`column_pool.rs`).
 //!
 //! Threading: a short mutex around the list of what is kept; evaluation is outside of it. Two threads that meet a new filter
 //! at once both evaluate it.
@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::filter::Filter;
 use crate::index::Among;
 use crate::query::bits::Bits;
+use crate::query::column_pool::ColumnPool;
 use crate::query::columns::{Columns, Known};
 use crate::query::narrow::{Narrow, holds};
 use crate::types::{Lsn, Slot};
@@ -139,7 +140,6 @@ impl Visibility for Passing<'_> {
 }
 
 /// What was found for the filters used last, and the columns it was found in.
-#[derive(Default)]
 pub(crate) struct FilterCache {
     /// The one used last is last.
     kept: Mutex<Vec<Kept>>,
@@ -166,6 +166,11 @@ impl fmt::Debug for FilterCache {
 }
 
 impl FilterCache {
+    /// Nothing yet; columns will be among those of `pool`.
+    pub(crate) fn new(pool: &ColumnPool) -> FilterCache {
+        FilterCache { kept: Mutex::default(), columns: Columns::new(pool) }
+    }
+
     /// The rows of `view` that pass `filter`, and perhaps newer ones.
     pub(crate) fn matches(&self, filter: &Filter, view: &View<'_>) -> Result<Arc<Matches>> {
         let mut matches = self.find(filter).unwrap_or_default();

@@ -2,6 +2,7 @@
 //! it is answered ([`execute`], and [`stages`] where hits are more than the nearest rows).
 
 pub(crate) mod bits;
+pub(crate) mod column_pool;
 mod columns;
 mod diversify;
 pub(crate) mod examples;
