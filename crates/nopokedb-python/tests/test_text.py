@@ -70,6 +70,10 @@ def test_snippets_show_what_was_found(db):
         {"text": "a", "highlight": "b"},
         {"text": "a", "max_distance": 1},
         {"text": "a", "negative": [0]},
+        {"text": "a", "recall": 0.9},
+        {"text": "a", "exact": True},
+        {"vector": [0, 0], "fusion": "rrf"},
+        {"positive": [0, 1], "negative": [1]},
         {"text": "x" * 70_000},
     ],
 )
