@@ -38,7 +38,7 @@ def test_an_id_that_exists_raises_is_skipped_or_replaced(db):
     with pytest.raises(DuplicateIdError, match="and 15 more appear twice") as refused:
         db.add_many(np.ones((50, 4)), ids=[*range(100, 125), *range(100, 125)])
     assert refused.value.ids == list(range(100, 125)), "all of them, not only those the message has room for"
-    with db.batch() as batch, pytest.raises(DuplicateIdError) as refused:
+    with pytest.raises(DuplicateIdError) as refused, db.batch() as batch:
         batch.add(np.ones(4), id="a")
     assert refused.value.ids == ["a"]
     assert len(db) == 2
