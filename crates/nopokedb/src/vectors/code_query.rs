@@ -284,16 +284,29 @@ impl CodeQuery {
 
     /// The estimates from the nibbles of many rows, wherever they are: `out[i]` belongs to `slots[i]`.
     pub(crate) fn near_many(&mut self, codes: &Codes, slots: &[u32], out: &mut Vec<f32>) {
-        let mut sums = std::mem::take(&mut self.sums);
-        sums.resize(slots.len(), 0);
-        codes.gather(self.weights(), slots, &mut sums);
-        out.clear();
+        let sums = |q: NibbleQuery<'_>, sums: &mut [i32]| codes.gather(q, slots, sums);
         if codes.grid().uniform() {
-            out.extend(sums.iter().map(|&sum| self.estimate(sum, 1.0)));
+            self.near_all(slots.len(), sums, |_| 1.0, out);
         } else {
-            out.extend(sums.iter().zip(slots).map(|(&sum, &slot)| self.estimate(sum, codes.norm(slot))));
+            self.near_all(slots.len(), sums, |i| codes.norm(slots[i]), out);
         }
-        self.sums = sums;
+    }
+
+    /// The estimates of `n` rows: `sums` fills in their products with the weights, `norm` tells the `i`-th row's norm.
+    #[inline]
+    pub(crate) fn near_all(
+        &mut self,
+        n: usize,
+        sums: impl FnOnce(NibbleQuery<'_>, &mut [i32]),
+        norm: impl Fn(usize) -> f32,
+        out: &mut Vec<f32>,
+    ) {
+        let mut room = std::mem::take(&mut self.sums);
+        room.resize(n, 0);
+        sums(self.weights(), &mut room);
+        out.clear();
+        out.extend(room.iter().enumerate().map(|(i, &sum)| self.estimate(sum, norm(i))));
+        self.sums = room;
     }
 
     /// The estimates from four rows' nibbles: less than four times the work of one.

@@ -213,6 +213,11 @@ impl Codes {
         &self.grid
     }
 
+    /// The same, to be kept.
+    pub(crate) fn shared_grid(&self) -> &Arc<Grid> {
+        &self.grid
+    }
+
     /// Rows appended so far.
     pub(crate) fn len(&self) -> usize {
         self.hi.len()

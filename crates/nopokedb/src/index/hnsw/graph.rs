@@ -14,12 +14,14 @@
 //!
 //! Threading: any number of readers without locks; one writer at a time, which may use several threads on distinct lists.
 
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::{Arc, OnceLock};
 
+use super::entrance::{Entrance, Entrances};
 use super::packed::Lists;
 use crate::sync::atomic::AtomicU32;
 use crate::vectors::chunked::{ChunkedU32, ChunkedU64};
+use crate::vectors::codes::Codes;
 
 /// "No link": the end of a list, or of a chain.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -84,6 +86,8 @@ pub(crate) struct Graph {
     chained: ChunkedU64,
     entries: ChunkedU32,
     entry_count: AtomicU32,
+    entry_changes: AtomicU32,
+    entrances: Entrances,
     len: AtomicU32,
 }
 
@@ -98,6 +102,8 @@ impl Graph {
             chained: ChunkedU64::new(),
             entries: ChunkedU32::new(),
             entry_count: AtomicU32::new(0),
+            entry_changes: AtomicU32::new(0),
+            entrances: Entrances::default(),
             len: AtomicU32::new(0),
         }
     }
@@ -285,11 +291,23 @@ impl Graph {
         self.entries.reserve(count as usize + 1);
         self.entries.at(count as usize).store(slot, Relaxed);
         self.entry_count.store(count + 1, Release);
+        self.entry_changes.fetch_add(1, Release);
     }
 
     /// Makes another node the `i`-th entry point. Writer only.
     pub(crate) fn set_entry(&self, i: u32, slot: u32) {
         self.entries.at(i as usize).store(slot, Release);
+        self.entry_changes.fetch_add(1, Release);
+    }
+
+    /// How often entry points were added or replaced.
+    pub(crate) fn entry_changes(&self) -> u32 {
+        self.entry_changes.load(Acquire)
+    }
+
+    /// The entry points in terms of `codes`, side by side; see [`Entrances::of`].
+    pub(crate) fn entrance(&self, codes: &Codes) -> Option<Arc<Entrance>> {
+        self.entrances.of(self, codes)
     }
 
     /// Bytes held in memory.
@@ -298,7 +316,7 @@ impl Graph {
             .buckets
             .get()
             .map_or(0, |buckets| buckets.iter().filter_map(OnceLock::get).map(|b| size_of_val::<[Line]>(b)).sum());
-        lists + self.twins.bytes() + self.chained.bytes() + self.entries.bytes()
+        lists + self.twins.bytes() + self.chained.bytes() + self.entries.bytes() + self.entrances.bytes()
     }
 }
 

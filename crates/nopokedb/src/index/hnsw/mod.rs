@@ -1,10 +1,11 @@
 //! The graph: storage ([`graph`]), choice of links ([`neighbors`]), adding rows ([`insert`]) and taking
-//! dead ones out ([`repair`]), walking ([`search`], [`beam`]; among the rows that pass a filter: [`hops`]), the checker
+//! dead ones out ([`repair`]), walking ([`search`], [`beam`], where from: [`entrance`]; among the rows that pass a filter: [`hops`]), the checker
 //! ([`check`]) and the file it is kept in ([`image`],
 //! [`image_read`]; its links: [`packed`]).
 
 pub(crate) mod beam;
 pub(crate) mod check;
+pub(crate) mod entrance;
 pub(crate) mod graph;
 mod hops;
 pub(crate) mod image;

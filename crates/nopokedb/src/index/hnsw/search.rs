@@ -143,15 +143,30 @@ impl Walker {
     ) -> Result<bool> {
         self.visited.begin(field.limit);
         self.beam.reset(width, stop);
+        self.evaluations = 0;
         let outcome = self.walk_rounds(field, probe, is_dead);
-        self.evaluations = self.visited.count;
+        self.evaluations += self.visited.count;
         self.visited.end();
         outcome
     }
 
-    fn walk_rounds(&mut self, field: Field<'_>, probe: &mut Probe, is_dead: &impl Fn(u32) -> bool) -> Result<bool> {
+    /// Meets the rows from which the walk starts.
+    fn enter(&mut self, field: Field<'_>, probe: &mut Probe) {
         self.visited.reserve(field.graph.entry_count() as usize + 1);
-        field.graph.entries().take(self.visited.met.len() - 1).for_each(|entry| self.visited.meet(entry));
+        match field.rows.codes.and_then(|codes| field.graph.entrance(codes)) {
+            Some(entrance) => {
+                self.evaluations += entrance.len();
+                let Walker { visited, distances, .. } = self;
+                entrance.nearest(&mut probe.code, field.limit, distances, |entry| visited.meet(entry));
+            }
+            None => {
+                field.graph.entries().take(self.visited.met.len() - 1).for_each(|entry| self.visited.meet(entry));
+            }
+        }
+    }
+
+    fn walk_rounds(&mut self, field: Field<'_>, probe: &mut Probe, is_dead: &impl Fn(u32) -> bool) -> Result<bool> {
+        self.enter(field, probe);
         let mut done = 0;
         while done < self.visited.count {
             let fresh = &self.visited.met[done..self.visited.count];
