@@ -194,7 +194,8 @@ mod tests {
             found
         };
         let report = Enumeration::thorough().run(|d, h| workload(d, h, correct), recover, old_or_new);
-        assert!(report.points == 20 && report.checks > 50 && report.second > 100, "{report:?}");
+        // Few second crashes leave what no first one does: of equal states one is checked.
+        assert!(report.points == 20 && report.checks > 50 && report.second > 10, "{report:?}");
     }
 
     #[test]

@@ -145,7 +145,7 @@ mod tests {
     fn an_entrance_is_made_anew_once_entry_points_or_codes_have_changed() {
         let rows = Rows::gaussian(DIM, 400, 4);
         let (graph, before) = (Graph::new(8), codes(&rows, 1));
-        (0..PARTS as u32).for_each(|slot| graph.add_entry(slot));
+        (0..16).for_each(|slot| graph.add_entry(slot));
         assert!(graph.entrance(&before).is_none(), "so few are as well compared where they are");
         (16..64).for_each(|slot| graph.add_entry(slot));
         let first = graph.entrance(&before).expect("enough entry points");
