@@ -9,7 +9,10 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use nopokedb_kernels::{Affine, AppendArena, Kernels, Level, NibbleQuery, TABLE, kernels, sign_groups};
+use nopokedb_kernels::{Affine, AppendArena, Kernels, Level, NibbleQuery, Scoring, TABLE, kernels, sign_groups};
+
+/// Estimates that are the sums.
+const PLAIN: Affine = Affine { base: 0.0, square: 0.0, scale: 1.0, offset: 0.0 };
 
 /// Seconds of one call: the median of 15 measurements, each of as many calls as take a while.
 fn seconds(mut run: impl FnMut()) -> f64 {
@@ -183,13 +186,12 @@ impl Bench {
         self.line(&format!("4-bit, {dim}, blocks"), rows, code, dots, || {
             self.k.nibble_blocks(q, black_box(&data), &mut out);
         });
-        let (norms, affine) = (vec![1.0f32; 1024], Affine { scale: 1.0, ..Affine::default() });
-        let (mut estimates, mut hits) = (vec![0.0f32; 1024], vec![0u32; 1024]);
+        let (ones, mut estimates, mut hits) = (vec![1.0f32; 1024], vec![0.0f32; 1024], vec![0u32; 1024]);
+        let scoring = Scoring { norms: &ones, factors: &ones, affine: PLAIN, limit: -1e30 };
         self.line(&format!("4-bit, {dim}, blocks, and selection"), rows, code, dots, || {
-            for (out, data) in out.chunks_exact_mut(1024).zip(data.chunks_exact(1024 * code)) {
-                self.k.nibble_blocks(q, data, out);
-                black_box(self.k.select(out, &norms, &norms, &affine, -1e30, &mut estimates, &mut hits));
-            }
+            data.chunks_exact(1024 * code).for_each(|data| {
+                black_box(self.k.nibble_scan(q, data, &scoring, &mut estimates, &mut hits));
+            });
         });
         let arena = AppendArena::<u8>::new(code);
         arena.append(&data);
@@ -210,6 +212,11 @@ impl Bench {
         let look_ups = (4.0 * groups as f64 / 64.0, self.rates.permute);
         self.line(&format!("1-bit, {dim}, tables"), rows, 3 * groups, look_ups, || {
             self.k.table_blocks(&tables, black_box(&data), &mut out);
+        });
+        let (ones, mut estimates, mut hits) = (vec![1.0f32; rows], vec![0.0f32; rows], vec![0u32; rows]);
+        let scoring = Scoring { norms: &ones, factors: &ones, affine: PLAIN, limit: -1e30 };
+        self.line(&format!("1-bit, {dim}, tables, and selection"), rows, 3 * groups, look_ups, || {
+            black_box(self.k.table_scan(&tables, black_box(&data), &scoring, &mut estimates, &mut hits));
         });
     }
 

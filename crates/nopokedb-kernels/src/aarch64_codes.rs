@@ -5,7 +5,7 @@
 
 use std::arch::aarch64::*;
 
-use crate::codes::{Affine, BLOCK_16, BLOCK_64, NibbleQuery, TABLE};
+use crate::codes::{BLOCK_16, BLOCK_64, NibbleQuery, Scoring, TABLE};
 use crate::scalar;
 
 /// A function that adds to each lane of `acc` the products of four signed bytes.
@@ -205,16 +205,8 @@ pub(super) fn table_blocks(tables: &[u8], blocks: &[u8], out: &mut [i32]) {
 }
 
 #[target_feature(enable = "neon")]
-#[allow(clippy::too_many_arguments)]
-pub(super) fn select(
-    sums: &[i32],
-    norms: &[f32],
-    factors: &[f32],
-    a: &Affine,
-    limit: f32,
-    estimates: &mut [f32],
-    hits: &mut [u32],
-) -> usize {
+pub(super) fn select(sums: &[i32], rows: &Scoring<'_>, estimates: &mut [f32], hits: &mut [u32]) -> usize {
+    let Scoring { norms, factors, affine: a, limit } = *rows;
     let (base, square, scale) = (vdupq_n_f32(a.base), vdupq_n_f32(a.square), vdupq_n_f32(a.scale));
     let (offset, bound) = (vdupq_n_f32(a.offset), vdupq_n_f32(limit));
     let (mut n, mut i) = (0, 0);
@@ -235,7 +227,8 @@ pub(super) fn select(
         }
         i += 4;
     }
-    let rest = scalar::select(&sums[i..], &norms[i..], &factors[i..], a, limit, &mut estimates[i..], &mut hits[n..]);
+    let rest = Scoring { norms: &norms[i..], factors: &factors[i..], ..*rows };
+    let rest = scalar::select(&sums[i..], &rest, &mut estimates[i..], &mut hits[n..]);
     shift(&mut hits[n..n + rest], i);
     n + rest
 }

@@ -48,6 +48,27 @@ pub struct Affine {
     pub offset: f32,
 }
 
+/// How the sums of consecutive rows become estimates, and which of these are wanted; see [`Kernels::select`].
+#[derive(Clone, Copy, Debug)]
+pub struct Scoring<'a> {
+    /// A norm for each row.
+    pub norms: &'a [f32],
+    /// A factor for each row.
+    pub factors: &'a [f32],
+    /// What is the same for all of them.
+    pub affine: Affine,
+    /// The largest estimate that is wanted.
+    pub limit: f32,
+}
+
+impl Scoring<'_> {
+    fn check(&self, n: usize, estimates: &[f32], hits: &[u32]) {
+        let equal = self.norms.len() == n && self.factors.len() == n && estimates.len() == n;
+        assert!(equal, "arrays of different length");
+        assert!(hits.len() >= n, "room for every index");
+    }
+}
+
 impl NibbleQuery<'_> {
     pub(crate) fn check(self) {
         assert_eq!(self.high.len(), self.low.len(), "the planes of a query differ in length");
@@ -105,22 +126,85 @@ impl Kernels {
 
     /// Turns sums into estimates, `base + square * norm^2 + (scale * sum + offset) * factor`, and collects the indexes
     /// of those not above `limit` (NaN is not above anything). Returns how many went to `hits`.
-    #[allow(clippy::too_many_arguments)] // one row's arrays side by side, as the scan has them
-    pub fn select(
+    pub fn select(&self, sums: &[i32], rows: &Scoring<'_>, estimates: &mut [f32], hits: &mut [u32]) -> usize {
+        rows.check(sums.len(), estimates, hits);
+        // SAFETY: `table.rs` invariant 1; the four arrays are equally long and `hits` has room for every index.
+        unsafe { (self.select)(sums, rows, estimates, hits) }
+    }
+
+    /// [`Kernels::nibble_blocks`] and [`Kernels::select`] in one pass, over whole groups of 64 rows.
+    pub fn nibble_scan(
         &self,
-        sums: &[i32],
-        norms: &[f32],
-        factors: &[f32],
-        affine: &Affine,
-        limit: f32,
+        q: NibbleQuery<'_>,
+        blocks: &[u8],
+        rows: &Scoring<'_>,
         estimates: &mut [f32],
         hits: &mut [u32],
     ) -> usize {
-        let n = sums.len();
-        assert!(norms.len() == n && factors.len() == n && estimates.len() == n, "arrays of different length");
-        assert!(hits.len() >= n, "room for every index");
-        // SAFETY: `table.rs` invariant 1; the four arrays are equally long and `hits` has room for every index.
-        unsafe { (self.select)(sums, norms, factors, affine, limit, estimates, hits) }
+        q.check();
+        rows.check(estimates.len(), estimates, hits);
+        assert!(estimates.len().is_multiple_of(BLOCK_64), "whole groups");
+        assert_eq!(blocks.len(), q.high.len() * estimates.len(), "as many codes as estimates");
+        match self.nibble_scan {
+            // SAFETY: as in `nibble_blocks` and `select`.
+            Some(scan) => unsafe { scan(q, blocks, rows, estimates, hits) },
+            None => {
+                let sums = |at: usize, sums: &mut [i32]| {
+                    self.nibble_blocks(q, &blocks[at * q.high.len()..][..sums.len() * q.high.len()], sums);
+                };
+                self.scan_by_chunks(sums, rows, estimates, hits)
+            }
+        }
+    }
+
+    /// [`Kernels::table_blocks`] and [`Kernels::select`] in one pass.
+    pub fn table_scan(
+        &self,
+        tables: &[u8],
+        blocks: &[u8],
+        rows: &Scoring<'_>,
+        estimates: &mut [f32],
+        hits: &mut [u32],
+    ) -> usize {
+        rows.check(estimates.len(), estimates, hits);
+        assert!(tables.len().is_multiple_of(4 * TABLE) && !tables.is_empty(), "whole groups of four tables");
+        assert!(estimates.len().is_multiple_of(BLOCK_64), "whole blocks");
+        let row = tables.len() / (4 * TABLE) * 3;
+        assert_eq!(blocks.len(), row * estimates.len(), "as many codes as estimates");
+        match self.table_scan {
+            // SAFETY: as in `table_blocks` and `select`.
+            Some(scan) => unsafe { scan(tables, blocks, rows, estimates, hits) },
+            None => {
+                let sums = |at: usize, sums: &mut [i32]| {
+                    self.table_blocks(tables, &blocks[at * row..][..sums.len() * row], sums);
+                };
+                self.scan_by_chunks(sums, rows, estimates, hits)
+            }
+        }
+    }
+
+    /// Sums, then selection, over so many rows at a time that their sums stay in the first-level cache. `sums` is told
+    /// from which row on it is to write how many.
+    fn scan_by_chunks(
+        &self,
+        sums_of: impl Fn(usize, &mut [i32]),
+        rows: &Scoring<'_>,
+        estimates: &mut [f32],
+        hits: &mut [u32],
+    ) -> usize {
+        const CHUNK: usize = 8 * BLOCK_64;
+        let (mut sums, mut found) = ([0; CHUNK], 0);
+        for (at, estimates) in (0..).step_by(CHUNK).zip(estimates.chunks_mut(CHUNK)) {
+            let n = estimates.len();
+            sums_of(at, &mut sums[..n]);
+            let rows = Scoring { norms: &rows.norms[at..][..n], factors: &rows.factors[at..][..n], ..*rows };
+            let hits = &mut hits[found..];
+            let more = self.select(&sums[..n], &rows, estimates, hits);
+            let skipped = u32::try_from(at).unwrap_or(u32::MAX);
+            hits[..more].iter_mut().for_each(|hit| *hit += skipped);
+            found += more;
+        }
+        found
     }
 
     /// Collects the indexes of estimates in `(low, high]`. Returns how many went to `hits`.

@@ -41,8 +41,8 @@ mod zeroed;
 
 pub use arena::AppendArena;
 pub use codes::{
-    Affine, BLOCK_16, BLOCK_64, CELL, CODE_BYTES, MIDDLE, NibbleQuery, TABLE, TABLE_MAX, interleave_16, pack_signs_64,
-    sign_groups,
+    Affine, BLOCK_16, BLOCK_64, CELL, CODE_BYTES, MIDDLE, NibbleQuery, Scoring, TABLE, TABLE_MAX, interleave_16,
+    pack_signs_64, sign_groups,
 };
 pub use pages::{prefer_huge_pages, touched};
 pub use prefetch::prefetch;

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use crate::arena::AppendArena;
-use crate::codes::{Affine, NibbleQuery};
+use crate::codes::{NibbleQuery, Scoring};
 use crate::scalar;
 
 /// A set of CPU features that kernels are written for, in ascending order of preference.
@@ -46,6 +46,9 @@ pub struct Kernels {
     pub(crate) nibble_blocks: unsafe fn(NibbleQuery<'_>, &[u8], &mut [i32]),
     pub(crate) table_blocks: unsafe fn(&[u8], &[u8], &mut [i32]),
     pub(crate) select: Select,
+    /// Where a level has ones of its own.
+    pub(crate) nibble_scan: Option<NibbleScan>,
+    pub(crate) table_scan: Option<TableScan>,
     pub(crate) select_between: unsafe fn(&[f32], f32, f32, &mut [u32]) -> usize,
     pub(crate) hadamard: unsafe fn(&mut [f32]),
     pub(crate) quantise: unsafe fn(&[f32], &mut [f32], &mut [u8]) -> f32,
@@ -55,7 +58,13 @@ pub struct Kernels {
 pub(crate) type Gather = unsafe fn(NibbleQuery<'_>, &AppendArena<u8>, &[u32], &mut [i32]);
 
 /// See [`Kernels::select`].
-type Select = unsafe fn(&[i32], &[f32], &[f32], &Affine, f32, &mut [f32], &mut [u32]) -> usize;
+type Select = unsafe fn(&[i32], &Scoring<'_>, &mut [f32], &mut [u32]) -> usize;
+
+/// See [`Kernels::nibble_scan`].
+type NibbleScan = unsafe fn(NibbleQuery<'_>, &[u8], &Scoring<'_>, &mut [f32], &mut [u32]) -> usize;
+
+/// See [`Kernels::table_scan`].
+type TableScan = unsafe fn(&[u8], &[u8], &Scoring<'_>, &mut [f32], &mut [u32]) -> usize;
 
 static SCALAR: Kernels = Kernels {
     level: Level::Scalar,
@@ -72,6 +81,8 @@ static SCALAR: Kernels = Kernels {
     nibble_blocks: scalar::nibble_blocks,
     table_blocks: scalar::table_blocks,
     select: scalar::select,
+    nibble_scan: None,
+    table_scan: None,
     select_between: scalar::select_between,
     hadamard: scalar::hadamard,
     quantise: scalar::quantise,

@@ -1,8 +1,8 @@
 //! Every level's kernels over codes equal the specification exactly.
 
 use nopokedb_kernels::{
-    Affine, BLOCK_16, BLOCK_64, CELL, Kernels, MIDDLE, NibbleQuery, TABLE, interleave_16, pack_signs_64, scalar,
-    sign_groups,
+    Affine, BLOCK_16, BLOCK_64, CELL, Kernels, MIDDLE, NibbleQuery, Scoring, TABLE, interleave_16, pack_signs_64,
+    scalar, sign_groups,
 };
 use proptest::prelude::*;
 
@@ -202,6 +202,48 @@ fn rows_that_cannot_be_balanced_are_quantised_all_the_same() {
     }
 }
 
+#[test]
+fn scans_give_what_sums_and_selection_give_on_every_level() {
+    for (groups, blocks) in [(1, 1), (3, 2), (8, 3), (11, 17), (16, 8), (513, 2)] {
+        let (n, length) = (BLOCK_64 * blocks, 32 * groups.min(12));
+        let noise = |seed: usize| bytes(seed as u64, n).into_iter().map(|b| f32::from(b) / 64.0).collect::<Vec<f32>>();
+        let (norms, factors) = (noise(groups + 1), noise(groups + 2));
+        let (high, low, tables) = (weights(3, length), weights(5, length), tables(groups as u64, 4 * groups));
+        let q = NibbleQuery { high: &high, low: &low };
+        let (nibbles, signs) = (bytes(11, length * n), bytes(9, 3 * groups * n));
+        let mut sums = vec![0; n];
+        let expect = |sums: &[i32], scale: f32| {
+            let affine = Affine { base: 1.0, square: 0.5, scale, offset: -0.25 };
+            let (mut want, mut hits) = (vec![0.0; n], vec![0; n]);
+            let all = Scoring { norms: &norms, factors: &factors, affine, limit: f32::INFINITY };
+            scalar::select(sums, &all, &mut want, &mut hits);
+            let mut order = want.clone();
+            order.sort_by(f32::total_cmp);
+            // Few, half and all of the rows.
+            [order[n / 50], order[n / 2], f32::INFINITY].map(|limit| {
+                let scoring = Scoring { limit, ..all };
+                let found = scalar::select(sums, &scoring, &mut want, &mut hits);
+                (scoring, want.clone(), hits[..found].to_vec())
+            })
+        };
+        scalar::nibble_blocks(q, &nibbles, &mut sums);
+        let by_nibbles = expect(&sums, 1e-6);
+        scalar::table_blocks(&tables, &signs, &mut sums);
+        let by_tables = expect(&sums, 1e-3);
+        for k in Kernels::available() {
+            for i in 0..3 {
+                let (mut estimates, mut hits) = (vec![0.0; n], vec![0; n]);
+                let (scoring, want, want_hits) = &by_nibbles[i];
+                let found = k.nibble_scan(q, &nibbles, scoring, &mut estimates, &mut hits);
+                assert_eq!((&estimates, &hits[..found]), (want, &want_hits[..]), "{k:?} {length} bytes");
+                let (scoring, want, want_hits) = &by_tables[i];
+                let found = k.table_scan(&tables, &signs, scoring, &mut estimates, &mut hits);
+                assert_eq!((&estimates, &hits[..found]), (want, &want_hits[..]), "{k:?} {groups} groups");
+            }
+        }
+    }
+}
+
 /// One row of a scan: sum, norm and factor.
 fn row() -> impl Strategy<Value = (i32, f32, f32)> {
     (
@@ -227,11 +269,12 @@ proptest! {
         let affine = Affine { base, square, scale, offset };
         let n = rows.len();
         let (mut want, mut want_hits) = (vec![0.0; n], vec![0; n]);
-        let want_n = scalar::select(&sums, &norms, &factors, &affine, limit, &mut want, &mut want_hits);
+        let scoring = Scoring { norms: &norms, factors: &factors, affine, limit };
+        let want_n = scalar::select(&sums, &scoring, &mut want, &mut want_hits);
         prop_assert!(want_hits[..want_n].iter().all(|&i| want[i as usize] <= limit || want[i as usize].is_nan()));
         for k in Kernels::available() {
             let (mut estimates, mut hits) = (vec![0.0; n], vec![0; n]);
-            let found = k.select(&sums, &norms, &factors, &affine, limit, &mut estimates, &mut hits);
+            let found = k.select(&sums, &scoring, &mut estimates, &mut hits);
             prop_assert_eq!(&hits[..found], &want_hits[..want_n], "{:?}", k);
             let same = |a: &f32, b: &f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
             prop_assert!(estimates.iter().zip(&want).all(|(a, b)| same(a, b)), "{:?}", k);

@@ -1,6 +1,6 @@
 //! Integer kernels over codes. Every level equals these exactly, [`hadamard`] and [`select`] to the last bit included.
 
-use crate::codes::{Affine, BLOCK_16, BLOCK_64, NibbleQuery, TABLE};
+use crate::codes::{BLOCK_16, BLOCK_64, NibbleQuery, Scoring, TABLE};
 
 /// `16 * sum(code * query)` of a row of nibbles; see [`NibbleQuery`] for what the query's two planes mean.
 pub fn nibble_dot(q: NibbleQuery<'_>, row: &[u8]) -> i32 {
@@ -57,15 +57,8 @@ pub fn table_blocks(tables: &[u8], blocks: &[u8], out: &mut [i32]) {
 
 /// `estimates[i] = base + square * norms[i]^2 + (scale * sums[i] + offset) * factors[i]`, each step fused; then the
 /// indexes of those not above `limit` (so that NaN is among them) go to `hits`, whose new length is returned.
-pub fn select(
-    sums: &[i32],
-    norms: &[f32],
-    factors: &[f32],
-    a: &Affine,
-    limit: f32,
-    estimates: &mut [f32],
-    hits: &mut [u32],
-) -> usize {
+pub fn select(sums: &[i32], rows: &Scoring<'_>, estimates: &mut [f32], hits: &mut [u32]) -> usize {
+    let Scoring { norms, factors, affine: a, limit } = *rows;
     let mut n = 0;
     for (i, (&sum, out)) in sums.iter().zip(estimates.iter_mut()).enumerate() {
         // As every level rounds it: sums beyond 2^24 to the nearest float.

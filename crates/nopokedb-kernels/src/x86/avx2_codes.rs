@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::avx512_codes::rest_of_select;
-use crate::codes::{Affine, BLOCK_16, BLOCK_64, NibbleQuery, TABLE};
+use crate::codes::{BLOCK_16, BLOCK_64, NibbleQuery, Scoring, TABLE};
 use crate::scalar;
 
 /// 32 bytes from `x[i..]`.
@@ -194,16 +194,8 @@ fn add_bytes(bytes: __m256i, out: &mut [i32]) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-#[allow(clippy::too_many_arguments)]
-pub(super) fn select(
-    sums: &[i32],
-    norms: &[f32],
-    factors: &[f32],
-    a: &Affine,
-    limit: f32,
-    estimates: &mut [f32],
-    hits: &mut [u32],
-) -> usize {
+pub(super) fn select(sums: &[i32], rows: &Scoring<'_>, estimates: &mut [f32], hits: &mut [u32]) -> usize {
+    let Scoring { norms, factors, affine: a, limit } = *rows;
     let (base, square) = (_mm256_set1_ps(a.base), _mm256_set1_ps(a.square));
     let (scale, offset, bound) = (_mm256_set1_ps(a.scale), _mm256_set1_ps(a.offset), _mm256_set1_ps(limit));
     let (mut n, mut i) = (0, 0);
@@ -225,7 +217,7 @@ pub(super) fn select(
         n += push_lanes(mask, i, &mut hits[n..]);
         i += 8;
     }
-    n + rest_of_select(i, sums, norms, factors, a, limit, estimates, &mut hits[n..])
+    n + rest_of_select(i, sums, rows, estimates, &mut hits[n..])
 }
 
 /// Writes the indexes of the lanes set in `mask`, counted from `first`.

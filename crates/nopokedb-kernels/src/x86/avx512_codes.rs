@@ -2,8 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use crate::codes::{Affine, BLOCK_16, BLOCK_64, NibbleQuery, TABLE};
+use crate::codes::{BLOCK_16, BLOCK_64, NibbleQuery, Scoring};
 use crate::scalar;
+
+/// How far ahead codes are asked for: they come from beyond the second-level cache as often as not.
+const AHEAD: usize = 6144;
 
 /// 64 bytes from `x[i..]`, zeros beyond its end.
 ///
@@ -99,25 +102,36 @@ pub(super) fn nibble_blocks(q: NibbleQuery<'_>, blocks: &[u8], out: &mut [i32]) 
     let four = 4 * BLOCK_16;
     let whole = out.len() - out.len() % four;
     for (out, blocks) in out[..whole].chunks_exact_mut(four).zip(blocks.chunks_exact(4 * block_bytes)) {
-        // SAFETY: `out` is 64 sums and `blocks` four blocks.
-        unsafe { some_blocks::<4>(q, blocks, out) };
+        // SAFETY: four blocks.
+        store(&unsafe { some_blocks::<4>(q, blocks) }, out);
     }
     let rest = &blocks[whole / BLOCK_16 * block_bytes..];
     for (out, block) in out[whole..].chunks_exact_mut(BLOCK_16).zip(rest.chunks_exact(block_bytes)) {
-        // SAFETY: `out` is 16 sums and `block` one block.
-        unsafe { some_blocks::<1>(q, block, out) };
+        // SAFETY: one block.
+        store(&unsafe { some_blocks::<1>(q, block) }, out);
     }
 }
 
-/// `N` blocks side by side: a query's weights are read once for all of them, and the sums do not wait for each other.
+/// Writes sums in order.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(sums: &[__m512i], out: &mut [i32]) {
+    for (sums, out) in sums.iter().zip(out.chunks_exact_mut(16)) {
+        // SAFETY: sixteen sums.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), *sums) };
+    }
+}
+
+/// The sums of `N` blocks side by side: a query's weights are read once for all of them, and the sums do not wait for each
+/// other.
 ///
 /// # Safety
-/// `blocks` is `N` blocks of codes as long as the query, `out` is `16 * N` long.
+/// `blocks` is `N` blocks of codes as long as the query.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn some_blocks<const N: usize>(q: NibbleQuery<'_>, blocks: &[u8], out: &mut [i32]) {
+unsafe fn some_blocks<const N: usize>(q: NibbleQuery<'_>, blocks: &[u8]) -> [__m512i; N] {
     let bytes = q.high.len();
-    debug_assert!(blocks.len() == N * BLOCK_16 * bytes && out.len() == N * BLOCK_16 && q.low.len() == bytes);
+    debug_assert!(blocks.len() == N * BLOCK_16 * bytes && q.low.len() == bytes);
     let mut acc = [[_mm512_setzero_si512(); 2]; N];
     for j in 0..bytes / 4 {
         // SAFETY: `4 * j + 4 <= bytes`; both planes are `bytes` long.
@@ -130,101 +144,132 @@ unsafe fn some_blocks<const N: usize>(q: NibbleQuery<'_>, blocks: &[u8], out: &m
         let (high, low) = (_mm512_set1_epi32(high), _mm512_set1_epi32(low));
         for (n, acc) in acc.iter_mut().enumerate() {
             // SAFETY: `n * 16 * bytes + 64 * j + 64 <= (n + 1) * 16 * bytes`, as `64 * (j + 1) <= 16 * bytes`.
-            let code = unsafe { _mm512_loadu_si512(blocks.as_ptr().add(n * BLOCK_16 * bytes + 64 * j).cast()) };
-            step(acc, code, high, low);
+            let code = unsafe { blocks.as_ptr().add(n * BLOCK_16 * bytes + 64 * j) };
+            _mm_prefetch::<_MM_HINT_T0>(code.wrapping_add(AHEAD).cast());
+            // SAFETY: as above.
+            step(acc, unsafe { _mm512_loadu_si512(code.cast()) }, high, low);
         }
     }
-    for (n, acc) in acc.into_iter().enumerate() {
-        // SAFETY: `out` is `16 * N` long.
-        unsafe { _mm512_storeu_si512(out.as_mut_ptr().add(BLOCK_16 * n).cast(), join(acc)) };
-    }
+    acc.map(|acc| join(acc))
 }
-
-/// How far ahead codes are asked for.
-const AHEAD: usize = 6144;
 
 /// Groups of four entries that are added in 16 bits before they are widened: 512 * 4 * 31 < 65,536.
 const PANEL: usize = 512;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 pub(super) fn table_blocks(tables: &[u8], blocks: &[u8], out: &mut [i32]) {
+    // SAFETY: whole blocks of as many groups as the tables have.
+    unsafe { table_sums(tables, blocks, |i, sums| store(&sums, &mut out[i..])) }
+}
+
+/// Shows to `each` the sums of all blocks, 64 rows at a time, sixteen in a register, and the first row's index.
+///
+/// # Safety
+/// `tables` is groups of 256 bytes, `blocks` whole blocks of as many groups of 192.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn table_sums(tables: &[u8], blocks: &[u8], mut each: impl FnMut(usize, [__m512i; 4])) {
     let block_bytes = tables.len() / 4 * 3;
-    for (out, block) in out.chunks_exact_mut(BLOCK_64).zip(blocks.chunks_exact(block_bytes)) {
-        out.fill(0);
-        for (tables, block) in tables.chunks(PANEL * 4 * TABLE).zip(block.chunks(PANEL * 3 * BLOCK_64)) {
-            // SAFETY: as many groups of four tables as of three times 64 bytes; `out` is 64 sums.
-            unsafe { table_panel(tables, block, out) };
+    let pairs = blocks.len() / (2 * block_bytes) * (2 * block_bytes);
+    // SAFETY: whole pairs of blocks, and the one that may be left.
+    unsafe {
+        some_table_sums::<2>(tables, &blocks[..pairs], &mut each);
+        let skipped = pairs / block_bytes * BLOCK_64;
+        some_table_sums::<1>(tables, &blocks[pairs..], |i, sums| each(skipped + i, sums));
+    }
+}
+
+/// [`table_sums`] of `N` blocks side by side, which share the reading of a table.
+///
+/// # Safety
+/// `tables` is groups of 256 bytes, `blocks` a multiple of `N` blocks of as many groups of 192.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn some_table_sums<const N: usize>(tables: &[u8], blocks: &[u8], mut each: impl FnMut(usize, [__m512i; 4])) {
+    let (groups, block_bytes) = (tables.len() / 256, tables.len() / 4 * 3);
+    debug_assert!(tables.len() == 256 * groups && blocks.len().is_multiple_of(N * block_bytes));
+    for (b, blocks) in blocks.chunks_exact(N * block_bytes).enumerate() {
+        let mut sums = [[_mm512_setzero_si512(); 4]; N];
+        let mut from = 0;
+        while from < groups {
+            let upto = groups.min(from + PANEL);
+            // Of 16-bit lanes, which hold two rows each: the lanes themselves, and the upper rows.
+            let (mut both, mut odd) = ([_mm512_setzero_si512(); N], [_mm512_setzero_si512(); N]);
+            let mut g = from;
+            while g < upto {
+                let mut bytes = [_mm512_setzero_si512(); N];
+                // SAFETY: group `g` is inside the tables and inside each block.
+                unsafe { add_table_group(tables, blocks, g, &mut bytes) };
+                if g + 1 < upto {
+                    // SAFETY: as above.
+                    unsafe { add_table_group(tables, blocks, g + 1, &mut bytes) };
+                }
+                for n in 0..N {
+                    both[n] = _mm512_add_epi16(both[n], bytes[n]);
+                    odd[n] = _mm512_add_epi16(odd[n], _mm512_srli_epi16::<8>(bytes[n]));
+                }
+                g += 2;
+            }
+            for n in 0..N {
+                let even = _mm512_sub_epi16(both[n], _mm512_slli_epi16::<8>(odd[n]));
+                let more = in_order(even, odd[n]);
+                for (sum, more) in sums[n].iter_mut().zip(more) {
+                    *sum = _mm512_add_epi32(*sum, more);
+                }
+            }
+            from = upto;
+        }
+        for (n, sums) in sums.into_iter().enumerate() {
+            each(BLOCK_64 * (N * b + n), sums);
         }
     }
 }
 
-/// The entries of 64 rows for one group of 24 signs: four look-ups, added in bytes.
+/// Adds the entries of `N` blocks' rows for the `g`-th group of 24 signs, four look-ups each, in bytes.
 ///
 /// # Safety
-/// `tables` is readable for 256 bytes, `rows` for 192.
+/// `tables` is more than `g` groups of 256 bytes, `blocks` `N` times as many of 192.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-unsafe fn table_group(tables: *const u8, rows: *const u8) -> __m512i {
-    // The codes come from beyond the second-level cache as often as not.
-    _mm_prefetch::<_MM_HINT_T0>(rows.wrapping_add(AHEAD).cast());
-    _mm_prefetch::<_MM_HINT_T0>(rows.wrapping_add(AHEAD + 64).cast());
-    _mm_prefetch::<_MM_HINT_T0>(rows.wrapping_add(AHEAD + 128).cast());
+unsafe fn add_table_group<const N: usize>(tables: &[u8], blocks: &[u8], g: usize, bytes: &mut [__m512i; N]) {
+    let groups = tables.len() / 256;
+    debug_assert!(g < groups && blocks.len() == N * 192 * groups);
     // SAFETY: within what the caller vouches for.
-    let (rows, tables) = unsafe {
-        (
-            [0, 1, 2].map(|i| _mm512_loadu_si512(rows.add(64 * i).cast())),
-            [0, 1, 2, 3].map(|i| _mm512_loadu_si512(tables.add(64 * i).cast())),
-        )
-    };
-    // The fourth index is made of the others' top bits. A look-up ignores an index's own top bits, and the bits that the
-    // 16-bit shifts drag in from the neighbour are masked here. 0xCA takes the second where the first is set.
-    let [a, b, c] = [_mm512_srli_epi16::<6>(rows[0]), _mm512_srli_epi16::<4>(rows[1]), _mm512_srli_epi16::<2>(rows[2])];
-    let ab = _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(0b11), a, b);
-    let last = _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(0b1111), ab, c);
-    let first =
-        _mm512_add_epi8(_mm512_permutexvar_epi8(rows[0], tables[0]), _mm512_permutexvar_epi8(rows[1], tables[1]));
-    let second = _mm512_add_epi8(_mm512_permutexvar_epi8(rows[2], tables[2]), _mm512_permutexvar_epi8(last, tables[3]));
-    _mm512_add_epi8(first, second)
+    let table = [0, 1, 2, 3].map(|i| unsafe { _mm512_loadu_si512(tables.as_ptr().add(256 * g + 64 * i).cast()) });
+    for (n, bytes) in bytes.iter_mut().enumerate() {
+        // SAFETY: as above.
+        let rows = unsafe { blocks.as_ptr().add(192 * (n * groups + g)) };
+        for line in 0..3 {
+            _mm_prefetch::<_MM_HINT_T0>(rows.wrapping_add(AHEAD + 64 * line).cast());
+        }
+        // SAFETY: as above.
+        let rows = [0, 1, 2].map(|i| unsafe { _mm512_loadu_si512(rows.add(64 * i).cast()) });
+        // The fourth index is made of the others' top bits. A look-up ignores an index's own top bits, and the bits that
+        // the 16-bit shifts drag in from the neighbour are masked here. 0xCA takes the second where the first is set.
+        let (a, b) = (_mm512_srli_epi16::<6>(rows[0]), _mm512_srli_epi16::<4>(rows[1]));
+        let ab = _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(0b11), a, b);
+        let c = _mm512_srli_epi16::<2>(rows[2]);
+        let last = _mm512_ternarylogic_epi32::<0xCA>(_mm512_set1_epi8(0b1111), ab, c);
+        let first =
+            _mm512_add_epi8(_mm512_permutexvar_epi8(rows[0], table[0]), _mm512_permutexvar_epi8(rows[1], table[1]));
+        let second =
+            _mm512_add_epi8(_mm512_permutexvar_epi8(rows[2], table[2]), _mm512_permutexvar_epi8(last, table[3]));
+        *bytes = _mm512_add_epi8(*bytes, _mm512_add_epi8(first, second));
+    }
 }
 
-/// Adds one panel of one block to its 64 sums.
-///
-/// # Safety
-/// `tables` is groups of 256 bytes, `block` as many of 192, at most [`PANEL`]; `out` is 64 long.
+/// Widens 64 sums of 16 bits, lane `l` of `even` being row `2 * l` and of `odd` row `2 * l + 1`, sixteen rows a register.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-unsafe fn table_panel(tables: &[u8], block: &[u8], out: &mut [i32]) {
-    let groups = tables.len() / 256;
-    debug_assert!(tables.len() == 256 * groups && block.len() == 192 * groups && out.len() == 64);
-    let byte = _mm512_set1_epi16(0xFF);
-    let (mut even, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
-    let mut add = |sum: __m512i| {
-        even = _mm512_add_epi16(even, _mm512_and_si512(sum, byte));
-        odd = _mm512_add_epi16(odd, _mm512_srli_epi16::<8>(sum));
-    };
-    let (table, row) = (tables.as_ptr(), block.as_ptr());
-    let mut g = 0;
-    while g + 2 <= groups {
-        // SAFETY: groups `g` and `g + 1` are inside both.
-        let sums = unsafe {
-            [
-                table_group(table.add(256 * g), row.add(192 * g)),
-                table_group(table.add(256 * (g + 1)), row.add(192 * (g + 1))),
-            ]
-        };
-        add(_mm512_add_epi8(sums[0], sums[1]));
-        g += 2;
-    }
-    if g < groups {
-        // SAFETY: group `g` is inside both.
-        add(unsafe { table_group(table.add(256 * g), row.add(192 * g)) });
-    }
-    // Lane `l` of `even` is row `2 * l`, of `odd` row `2 * l + 1`: one 32-bit lane holds rows 4 l and 4 l + 2.
-    let (word, mut quarters) = (_mm512_set1_epi32(0xFFFF), [_mm512_setzero_si512(); 4]);
-    quarters[0] = _mm512_and_si512(even, word);
-    quarters[1] = _mm512_and_si512(odd, word);
-    quarters[2] = _mm512_srli_epi32::<16>(even);
-    quarters[3] = _mm512_srli_epi32::<16>(odd);
+#[target_feature(enable = "avx512f,avx512bw")]
+fn in_order(even: __m512i, odd: __m512i) -> [__m512i; 4] {
+    // One 32-bit lane holds rows 4 l and 4 l + 2.
+    let word = _mm512_set1_epi32(0xFFFF);
+    let quarters = [
+        _mm512_and_si512(even, word),
+        _mm512_and_si512(odd, word),
+        _mm512_srli_epi32::<16>(even),
+        _mm512_srli_epi32::<16>(odd),
+    ];
     // Back into row order: rows 0..3 are lane 0 of the quarters, and so on.
     let (a, b) = (_mm512_unpacklo_epi32(quarters[0], quarters[1]), _mm512_unpackhi_epi32(quarters[0], quarters[1]));
     let (c, d) = (_mm512_unpacklo_epi32(quarters[2], quarters[3]), _mm512_unpackhi_epi32(quarters[2], quarters[3]));
@@ -237,45 +282,26 @@ unsafe fn table_panel(tables: &[u8], block: &[u8], out: &mut [i32]) {
     // `rows[i]`'s 128-bit lane `l` is rows `16 l + 4 i ..+ 4`.
     let low = [_mm512_shuffle_i32x4::<0x44>(rows[0], rows[1]), _mm512_shuffle_i32x4::<0x44>(rows[2], rows[3])];
     let high = [_mm512_shuffle_i32x4::<0xEE>(rows[0], rows[1]), _mm512_shuffle_i32x4::<0xEE>(rows[2], rows[3])];
-    let ordered = [
+    [
         _mm512_shuffle_i32x4::<0x88>(low[0], low[1]),
         _mm512_shuffle_i32x4::<0xDD>(low[0], low[1]),
         _mm512_shuffle_i32x4::<0x88>(high[0], high[1]),
         _mm512_shuffle_i32x4::<0xDD>(high[0], high[1]),
-    ];
-    for (n, sums) in ordered.into_iter().enumerate() {
-        // SAFETY: `out` is 64 long.
-        unsafe {
-            let at = out.as_mut_ptr().add(16 * n);
-            _mm512_storeu_si512(at.cast(), _mm512_add_epi32(_mm512_loadu_si512(at.cast()), sums));
-        }
-    }
+    ]
 }
 
 /// The estimates of rows `i ..+ 16`, which it also stores.
 ///
 /// # Safety
-/// `i + 16` is within all four arrays.
+/// `i + 16` is within the three arrays.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn estimate(
-    i: usize,
-    sums: &[i32],
-    norms: &[f32],
-    factors: &[f32],
-    a: &Affine,
-    estimates: &mut [f32],
-) -> __m512 {
-    debug_assert!(i + 16 <= sums.len().min(norms.len()).min(factors.len()).min(estimates.len()));
+unsafe fn estimate(i: usize, sums: __m512i, rows: &Scoring<'_>, estimates: &mut [f32]) -> __m512 {
+    let Scoring { norms, factors, affine: a, .. } = rows;
+    debug_assert!(i + 16 <= norms.len().min(factors.len()).min(estimates.len()));
     // SAFETY: within what the caller vouches for.
-    let (sum, norm, factor) = unsafe {
-        (
-            _mm512_loadu_si512(sums.as_ptr().add(i).cast()),
-            _mm512_loadu_ps(norms.as_ptr().add(i)),
-            _mm512_loadu_ps(factors.as_ptr().add(i)),
-        )
-    };
-    let product = _mm512_fmadd_ps(_mm512_set1_ps(a.scale), _mm512_cvtepi32_ps(sum), _mm512_set1_ps(a.offset));
+    let (norm, factor) = unsafe { (_mm512_loadu_ps(norms.as_ptr().add(i)), _mm512_loadu_ps(factors.as_ptr().add(i))) };
+    let product = _mm512_fmadd_ps(_mm512_set1_ps(a.scale), _mm512_cvtepi32_ps(sums), _mm512_set1_ps(a.offset));
     let constant = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_set1_ps(a.square), norm), norm, _mm512_set1_ps(a.base));
     let estimate = _mm512_fmadd_ps(product, factor, constant);
     // SAFETY: as above.
@@ -283,50 +309,90 @@ unsafe fn estimate(
     estimate
 }
 
+/// Stores the estimates of rows `i ..+ 64` and adds those wanted to the `n` hits; returns how many there are then.
+///
+/// # Safety
+/// `i + 64` is within the three arrays; `hits` has room for as many more.
+#[inline]
 #[target_feature(enable = "avx512f")]
-#[allow(clippy::too_many_arguments)]
-pub(super) fn select(
-    sums: &[i32],
-    norms: &[f32],
-    factors: &[f32],
-    a: &Affine,
-    limit: f32,
+unsafe fn select_64(
+    i: usize,
+    sums: [__m512i; 4],
+    rows: &Scoring<'_>,
+    estimates: &mut [f32],
+    hits: &mut [u32],
+    mut n: usize,
+) -> usize {
+    let bound = _mm512_set1_ps(rows.limit);
+    // Hits are rare: sixty-four rows are asked about at once.
+    let mut masks = 0u64;
+    for (part, sums) in sums.into_iter().enumerate() {
+        // SAFETY: within what the caller vouches for.
+        let estimate = unsafe { estimate(i + 16 * part, sums, rows, estimates) };
+        masks |= u64::from(_mm512_cmp_ps_mask::<_CMP_NGT_UQ>(estimate, bound)) << (16 * part);
+    }
+    while masks != 0 {
+        hits[n] = u32::try_from(i).unwrap_or(u32::MAX) + masks.trailing_zeros();
+        masks &= masks - 1;
+        n += 1;
+    }
+    n
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) fn nibble_scan(
+    q: NibbleQuery<'_>,
+    blocks: &[u8],
+    rows: &Scoring<'_>,
     estimates: &mut [f32],
     hits: &mut [u32],
 ) -> usize {
-    let bound = _mm512_set1_ps(limit);
+    let mut n = 0;
+    for (i, blocks) in blocks.chunks_exact(BLOCK_64 * q.high.len()).enumerate() {
+        // SAFETY: four blocks; as many rows as there are blocks of 64 are within the arrays.
+        n = unsafe { select_64(BLOCK_64 * i, some_blocks::<4>(q, blocks), rows, estimates, hits, n) };
+    }
+    n
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+pub(super) fn table_scan(
+    tables: &[u8],
+    blocks: &[u8],
+    rows: &Scoring<'_>,
+    estimates: &mut [f32],
+    hits: &mut [u32],
+) -> usize {
+    let mut n = 0;
+    // SAFETY: whole blocks of as many groups as the tables have; their rows are within the arrays.
+    unsafe { table_sums(tables, blocks, |i, sums| n = select_64(i, sums, rows, estimates, hits, n)) };
+    n
+}
+
+#[target_feature(enable = "avx512f")]
+pub(super) fn select(sums: &[i32], rows: &Scoring<'_>, estimates: &mut [f32], hits: &mut [u32]) -> usize {
     let (mut n, mut i) = (0, 0);
-    // Hits are rare: sixty-four rows are asked about at once.
     while i + 64 <= sums.len() {
-        let mut masks = 0u64;
-        for part in 0..4 {
-            // SAFETY: the four arrays are equally long and `i + 64` is within them.
-            let estimate = unsafe { estimate(i + 16 * part, sums, norms, factors, a, estimates) };
-            masks |= u64::from(_mm512_cmp_ps_mask::<_CMP_NGT_UQ>(estimate, bound)) << (16 * part);
-        }
-        while masks != 0 {
-            hits[n] = u32::try_from(i).unwrap_or(u32::MAX) + masks.trailing_zeros();
-            masks &= masks - 1;
-            n += 1;
-        }
+        // SAFETY: the four arrays are equally long, `i + 64` is within them, and `hits` has room for every index.
+        n = unsafe {
+            let parts = [0, 16, 32, 48].map(|part| _mm512_loadu_si512(sums.as_ptr().add(i + part).cast()));
+            select_64(i, parts, rows, estimates, hits, n)
+        };
         i += 64;
     }
-    n + rest_of_select(i, sums, norms, factors, a, limit, estimates, &mut hits[n..])
+    n + rest_of_select(i, sums, rows, estimates, &mut hits[n..])
 }
 
 /// The last few rows, their indexes counted from the first.
-#[allow(clippy::too_many_arguments)]
 pub(super) fn rest_of_select(
     i: usize,
     sums: &[i32],
-    norms: &[f32],
-    factors: &[f32],
-    a: &Affine,
-    limit: f32,
+    rows: &Scoring<'_>,
     estimates: &mut [f32],
     hits: &mut [u32],
 ) -> usize {
-    let n = scalar::select(&sums[i..], &norms[i..], &factors[i..], a, limit, &mut estimates[i..], hits);
+    let rest = Scoring { norms: &rows.norms[i..], factors: &rows.factors[i..], ..*rows };
+    let n = scalar::select(&sums[i..], &rest, &mut estimates[i..], hits);
     let skipped = u32::try_from(i).unwrap_or(u32::MAX);
     hits[..n].iter_mut().for_each(|hit| *hit += skipped);
     n

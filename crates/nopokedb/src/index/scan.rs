@@ -10,7 +10,7 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use nopokedb_kernels::{BLOCK_64, kernels};
+use nopokedb_kernels::{BLOCK_64, Scoring, kernels};
 
 use super::space::{Probe, Space};
 use super::topk::TopK;
@@ -171,6 +171,14 @@ impl FlatScratch {
     }
 }
 
+/// Codes of consecutive rows.
+struct Run<'a> {
+    codes: &'a [u8],
+    rows: usize,
+    plane: Plane,
+    in_blocks: bool,
+}
+
 /// A scan of the rows `from ..+ rows` of `codes` for the `k` nearest.
 pub(crate) struct Scan<'a> {
     pub(crate) codes: &'a Codes,
@@ -295,14 +303,27 @@ impl Scan<'_> {
     fn estimate_chunk(&self, plane: Plane, done: usize, n: usize, scratch: &mut FlatScratch) -> usize {
         let FlatScratch { query, sums, hits, estimates, pool, ones, limit, .. } = scratch;
         let first = self.from as usize + done;
-        let (n, used) = self.sums(plane, first, n, query, sums);
+        let run = self.run(plane, first, n);
+        let (used, n) = (run.plane, run.rows);
         let norms = self.codes.norm_run(first, n).unwrap_or(&ones[..n]);
         let factors = if used == Plane::Signs { self.codes.factor_run(first, n) } else { norms };
-        let n = n.min(norms.len()).min(factors.len());
-        let affine = query.affine(used, query.slack(used, DEVIATIONS));
+        let mut n = n.min(norms.len()).min(factors.len());
+        if run.in_blocks {
+            n -= n % BLOCK_64;
+        }
         let (norms, factors) = (&norms[..n], &factors[..n]);
+        let affine = query.affine(used, query.slack(used, DEVIATIONS));
+        let scoring = Scoring { norms, factors, affine, limit: *limit };
+        let codes = &run.codes[..n * (run.codes.len() / run.rows)];
         let estimates = &mut estimates[done..done + n];
-        let found = kernels().select(&sums[..n], norms, factors, &affine, *limit, estimates, hits);
+        let found = match (run.in_blocks, used) {
+            (true, Plane::Signs) => kernels().table_scan(query.tables(), codes, &scoring, estimates, hits),
+            (true, Plane::Nibbles) => kernels().nibble_scan(query.weights(), codes, &scoring, estimates, hits),
+            (false, _) => {
+                kernels().nibble_rows(query.weights(), codes, &mut sums[..n]);
+                kernels().select(&sums[..n], &scoring, estimates, hits)
+            }
+        };
         let all_live = self.view.all_live();
         for &hit in &hits[..found] {
             #[allow(clippy::cast_possible_truncation)] // a slot is a u32
@@ -314,32 +335,22 @@ impl Scan<'_> {
         n
     }
 
-    /// Sums for rows `first ..+ n`, or fewer, from `plane` or, where that has no whole block, from nibbles.
-    fn sums(&self, plane: Plane, first: usize, n: usize, query: &CodeQuery, sums: &mut [i32]) -> (usize, Plane) {
+    /// The codes of rows `first ..+ n`, or fewer, in `plane` or, where that has no whole block, as nibbles.
+    fn run(&self, plane: Plane, first: usize, n: usize) -> Run<'_> {
         let signs = self.codes.grid().has_signs();
-        if signs && plane == Plane::Nibbles {
-            return (self.row_sums(first, n, query, sums), plane);
+        let blocks = if signs && plane == Plane::Nibbles { &[] } else { self.codes.block_run(first, n) };
+        if !blocks.is_empty() {
+            let rows = blocks.len() / self.codes.block_bytes() * BLOCK_64;
+            return Run { codes: blocks, rows, plane, in_blocks: true };
         }
-        let blocks = self.codes.block_run(first, n);
-        if blocks.is_empty() {
-            // Up to where blocks begin; behind the last there are only rows.
-            let n = if first.is_multiple_of(BLOCK_64) { n } else { n.min(BLOCK_64 - first % BLOCK_64) };
-            return (self.row_sums(first, n, query, sums), Plane::Nibbles);
-        }
-        let n = blocks.len() / self.codes.block_bytes() * BLOCK_64;
-        if signs {
-            kernels().table_blocks(query.tables(), blocks, &mut sums[..n]);
+        // Up to where blocks begin; behind the last there are only rows.
+        let n = if first.is_multiple_of(BLOCK_64) || signs && plane == Plane::Nibbles {
+            n
         } else {
-            kernels().nibble_blocks(query.weights(), blocks, &mut sums[..n]);
-        }
-        (n, plane)
-    }
-
-    fn row_sums(&self, first: usize, n: usize, query: &CodeQuery, sums: &mut [i32]) -> usize {
+            n.min(BLOCK_64 - first % BLOCK_64)
+        };
         let codes = self.codes.hi_run(first, n);
-        let n = codes.len() / (self.codes.grid().width / 2);
-        kernels().nibble_rows(query.weights(), codes, &mut sums[..n]);
-        n
+        Run { codes, rows: codes.len() / (self.codes.grid().width / 2), plane: Plane::Nibbles, in_blocks: false }
     }
 
     /// Replaces the pool by the live rows whose estimates lie above the limit and within `margin`.
