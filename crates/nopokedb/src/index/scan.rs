@@ -66,6 +66,8 @@ pub(crate) struct FlatScratch {
     hits: Vec<u32>,
     estimates: Vec<f32>,
     ones: Vec<f32>,
+    /// Estimates of single rows.
+    near: Vec<f32>,
     /// Rows that may belong to the answer.
     pool: Vec<Entry>,
     /// Up to which estimate the pool holds every live row.
@@ -369,22 +371,15 @@ impl Scan<'_> {
 
     /// Replaces the pool's estimates by those from nibbles.
     fn refine(&self, scratch: &mut FlatScratch) {
-        let FlatScratch { query, pool, refined, .. } = scratch;
+        let FlatScratch { query, pool, hits, near, refined, .. } = scratch;
         *refined += pool.len();
+        let slots = &mut hits[..pool.len()];
+        slots.iter_mut().zip(pool.iter()).for_each(|(place, entry)| *place = slot(*entry));
+        query.near_many(self.codes, slots, near);
         let slack = query.slack(Plane::Nibbles, DEVIATIONS);
-        pool.iter().take(8).for_each(|entry| self.codes.prefetch(slot(*entry)));
-        let mut i = 0;
-        while i < pool.len() {
-            pool[i..].iter().skip(8).take(4).for_each(|entry| self.codes.prefetch(slot(*entry)));
-            let four = pool.len().min(i + 4) - i;
-            // The last few are compared together with copies of the very last.
-            let slots = std::array::from_fn(|j| slot(pool[i + j.min(four - 1)]));
-            let estimates = query.near4(self.codes, slots);
-            for (place, (estimate, slot)) in pool[i..i + four].iter_mut().zip(estimates.into_iter().zip(slots)) {
-                let slack = if slack > 0.0 { slack * self.codes.norm(slot) } else { 0.0 };
-                *place = entry(estimate - slack, slot);
-            }
-            i += 4;
+        for ((place, &slot), estimate) in pool.iter_mut().zip(slots.iter()).zip(near.iter()) {
+            let slack = if slack > 0.0 { slack * self.codes.norm(slot) } else { 0.0 };
+            *place = entry(estimate - slack, slot);
         }
     }
 

@@ -57,6 +57,9 @@ impl Margin {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CodeQuery {
     rotated: Vec<f32>,
+    /// The rotated vector in the order of the signs, and what the weights' rounding leaves of it.
+    ordered: Vec<f32>,
+    errors: Vec<f32>,
     high: Vec<i8>,
     low: Vec<i8>,
     tables: Vec<u8>,
@@ -119,10 +122,8 @@ impl CodeQuery {
         for ((&byte, h), l) in nibbles.iter().zip(&mut self.high).zip(&mut self.low) {
             (*h, *l) = (middle(byte >> 4) as i8, low(byte) as i8);
         }
-        let sum_of = |plane: &[i8]| plane.iter().map(|&w| i32::from(w)).sum::<i32>();
         let step = CELL * norm / (14.0 * self.root);
-        #[allow(clippy::cast_precision_loss)] // small integers
-        let sum = (sum_of(&self.high) as f32 * (17.0 / 16.0) + sum_of(&self.low) as f32) * step;
+        let sum = sum_of_weights(&self.high, &self.low) * step;
         self.nibbles = self.affine_of(grid.metric, norm * norm, 1.0, CELL * step / 16.0, -MIDDLE * CELL * sum);
     }
 
@@ -165,20 +166,23 @@ impl CodeQuery {
         let bytes = grid.width / 2;
         let largest = self.rotated.iter().fold(0.0f32, |m, w| m.max(w.abs()));
         let step = if largest > 0.0 && largest.is_finite() { largest / LARGEST_WEIGHT } else { 1.0 };
-        let (mut sum, mut error) = (0.0f32, 0.0f32);
-        self.high.clear();
-        self.low.clear();
-        for (&a, &b) in self.rotated[..bytes].iter().zip(&self.rotated[bytes..]) {
-            let high = round(a / step);
-            let low = round(b / step - f32::from(high) / 16.0);
-            self.high.push(high);
-            self.low.push(low);
-            let (had, got) = (f32::from(high) * step, (f32::from(low) + f32::from(high) / 16.0) * step);
-            sum += had + got;
-            error += (had - a) * (had - a) + (got - b) * (got - b);
+        self.high.resize(bytes, 0);
+        self.low.resize(bytes, 0);
+        self.errors.resize(grid.width, 0.0);
+        let (first, second) = self.rotated.split_at(bytes);
+        let (errors, more_errors) = self.errors.split_at_mut(bytes);
+        for ((&a, h), error) in first.iter().zip(&mut self.high).zip(errors) {
+            *h = round(a / step);
+            *error = f32::from(*h) * step - a;
         }
+        for (((&b, &h), l), error) in second.iter().zip(&self.high).zip(&mut self.low).zip(more_errors) {
+            let part = f32::from(h) / 16.0;
+            *l = round(b / step - part);
+            *error = (f32::from(*l) + part) * step - b;
+        }
+        let sum = sum_of_weights(&self.high, &self.low) * step;
         self.nibbles = affine(CELL * step / 16.0, -MIDDLE * CELL * sum);
-        self.rounding = [error.sqrt(); 2];
+        self.rounding = [kernels().norm_squared(&self.errors).sqrt(); 2];
         if signs {
             let (step, lowest, error) = self.tabulate(grid);
             // Twice the weights of the set bits, less all weights.
@@ -191,21 +195,20 @@ impl CodeQuery {
     /// Fills the tables; returns the value of a step, the sum that an all-zero row of tables stands for, and the deviation
     /// of a row's sum that rounding the entries adds.
     fn tabulate(&mut self, grid: &Grid) -> (f32, f32, f32) {
-        let bytes = grid.width / 2;
         let tables = 4 * sign_groups(grid.width);
         // Sign 2 i is byte i's high nibble: dimension i. Sign 2 i + 1 is its low one: dimension i + bytes.
-        let weight = |sign: usize| {
-            if sign < grid.width { self.rotated[sign / 2 + sign % 2 * bytes] } else { 0.0 }
-        };
-        let six = |table: usize| -> [f32; 6] { std::array::from_fn(|b| weight(6 * table + b)) };
-        let widest = (0..tables).map(|t| six(t).iter().map(|w| w.abs()).sum::<f32>()).fold(0.0, f32::max);
+        let (first, second) = self.rotated.split_at(grid.width / 2);
+        self.ordered.clear();
+        self.ordered.extend(first.iter().zip(second).flat_map(|(a, b)| [*a, *b]));
+        self.ordered.resize(6 * tables, 0.0);
+        let sixes = self.ordered.as_chunks::<6>().0;
+        let widest = sixes.iter().map(|six| six.iter().map(|w| w.abs()).sum::<f32>()).fold(0.0, f32::max);
         // Two rounded parts add up to at most one more.
         let step = if widest > 0.0 && widest.is_finite() { widest / f32::from(TABLE_MAX - 1) } else { 1.0 };
         let per_step = 1.0 / step;
         self.tables.clear();
         let mut lowest = 0.0;
-        for table in 0..tables {
-            let six = six(table);
+        for six in sixes {
             lowest += six.iter().map(|w| w.min(0.0)).sum::<f32>();
             let (mut four, mut two) = ([0.0f32; 16], [0.0f32; 4]);
             subset_sums(&six[..4], per_step, &mut four);
@@ -213,7 +216,7 @@ impl CodeQuery {
             let (four, two) = (four.map(entry), two.map(entry));
             let mut entries = [0; TABLE];
             for (quarter, two) in entries.chunks_exact_mut(16).zip(two) {
-                quarter.iter_mut().zip(four).for_each(|(e, four)| *e = four + two);
+                quarter.iter_mut().zip(four).for_each(|(e, four)| *e = four.wrapping_add(two));
             }
             self.tables.extend_from_slice(&entries);
         }
@@ -309,13 +312,6 @@ impl CodeQuery {
         self.sums = room;
     }
 
-    /// The estimates from four rows' nibbles: less than four times the work of one.
-    #[inline]
-    pub(crate) fn near4(&self, codes: &Codes, slots: [u32; 4]) -> [f32; 4] {
-        let sums = kernels().nibble_dot4(self.weights(), slots.map(|slot| codes.hi_row(slot)));
-        std::array::from_fn(|i| self.estimate(sums[i], codes.norm(slots[i])))
-    }
-
     #[inline]
     #[allow(clippy::cast_precision_loss)] // an estimate
     fn estimate(&self, sum: i32, norm: f32) -> f32 {
@@ -334,16 +330,25 @@ fn subset_sums(weights: &[f32], scale: f32, sums: &mut [f32]) {
     }
 }
 
-/// To the nearest weight.
-#[inline(always)]
-#[allow(clippy::cast_possible_truncation)] // within range by construction
-fn round(x: f32) -> i8 {
-    (x + 0.5f32.copysign(x)) as i8
+/// The sum of the weights that two planes give, high nibbles and low ones.
+#[allow(clippy::cast_precision_loss)] // small integers
+fn sum_of_weights(high: &[i8], low: &[i8]) -> f32 {
+    let sum_of = |plane: &[i8]| plane.iter().map(|&w| i32::from(w)).sum::<i32>();
+    sum_of(high) as f32 * (17.0 / 16.0) + sum_of(low) as f32
 }
 
-/// To the nearest table entry.
+/// To this are added numbers below 2^22, so that the last bits of the sum are the nearest integer's: cheaper than a conversion
+/// that minds its range.
+const WHOLE: f32 = 12_582_912.0;
+
+/// To the nearest weight. Within range by construction.
 #[inline(always)]
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // small by construction, and not below 0 but for rounding
+fn round(x: f32) -> i8 {
+    (x + WHOLE).to_bits().to_le_bytes()[0].cast_signed()
+}
+
+/// To the nearest table entry. Small by construction, and not below 0 but for rounding.
+#[inline(always)]
 fn entry(x: f32) -> u8 {
-    (x + 0.5) as u8
+    (x + WHOLE).to_bits().to_le_bytes()[0]
 }
