@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
@@ -187,6 +188,47 @@ fn a_batch_is_seen_whole_or_not_at_all_in_any_schedule() {
     });
 }
 
+#[test]
+fn rows_that_expire_take_no_other_with_them_in_any_schedule() {
+    in_many_schedules("expiry", 2, || {
+        let clock = Clock::stopped(UNIX_EPOCH + Duration::from_secs(1));
+        let params = IndexParams { graph_from: 0, ..IndexParams::new(1, Metric::L2, 2, 4) };
+        let segments = Arc::new(ArcSwap::from_pointee(SegmentTable::default()));
+        let generation = Arc::new(Generation::new(&params, &segments, &clock));
+        // What expires is there before anybody looks: a row alone is for generations that nobody reads yet.
+        let write = |lsn: u64, gone: &[u64], rows: &[(u64, i64)]| {
+            let mut apply = generation.applier();
+            gone.iter().for_each(|&id| apply.delete(RecordId(id), Lsn(lsn)));
+            for &(id, expires_ms) in rows {
+                let (id, lsn, loc) = (RecordId(id), Lsn(lsn), Loc::new(SegmentNo(1), lsn));
+                apply.row(&StoredRow { id, lsn, loc, died: Lsn(0), expires_ms }, &[0.5]).unwrap();
+            }
+            apply.publish(Lsn(lsn));
+        };
+        write(1, &[], &[(1, 0), (2, 2_500), (3, 3_500)]);
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                let (g, clock) = (generation.clone(), clock.clone());
+                thread::spawn(move || {
+                    let mut last = Lsn(1);
+                    for _ in 0..2 {
+                        clock.advance(Duration::from_secs(1));
+                        let lsn = g.view().snapshot.lsn;
+                        assert!(lsn >= last, "a snapshot went back");
+                        last = lsn;
+                        let rows = shown(&g);
+                        assert!(rows.contains_key(&1) && rows.contains_key(&4) >= (lsn >= Lsn(2)), "{rows:?} at {lsn}");
+                    }
+                })
+            })
+            .collect();
+        write(2, &[3], &[(4, 0)]);
+        write(3, &[2], &[(5, 0)]);
+        readers.into_iter().for_each(|r| r.join().unwrap());
+        assert_eq!(shown(&generation), BTreeMap::from([(1, 1), (4, 2), (5, 3)]));
+    });
+}
+
 const ROWS: usize = 10;
 
 /// Rows on a line, so that each has few near neighbours and lists are full and pruned; two of them are equal.
@@ -266,7 +308,8 @@ fn a_row_that_joins_a_chain_during_a_search_is_found_once_in_any_schedule() {
         index.absorb(2, 1, &Holes::all(2), &never).unwrap();
         let reader = {
             let (index, rows) = (index.clone(), rows.clone());
-            thread::spawn(move || (0..2).for_each(|_| answers(&index, &rows, &Holes::all(4), false)))
+            // No list changes: whatever the graph covers, the very nearest are found.
+            thread::spawn(move || (0..2).for_each(|_| answers(&index, &rows, &Holes::all(4), true)))
         };
         index.absorb(4, 1, &Holes::all(4), &never).unwrap();
         reader.join().unwrap();

@@ -3,7 +3,7 @@
 //! was not is there whole or not at all, and nothing else is.
 //!
 //! `cargo test` runs a quick slice; `make crash` sets NOPOKEDB_CRASH=long, tries all subsets of up to ten unsynced parts,
-//! loses power again at each point of each recovery, and adds up the lines "crash-states:".
+//! loses power again at each point of every other recovery, and adds up the lines "crash-states:".
 #![allow(clippy::unwrap_used)] // a test that cannot go on has failed
 #![allow(clippy::needless_pass_by_value)] // closures and arguments of tests are used once
 
