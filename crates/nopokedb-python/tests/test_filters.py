@@ -49,12 +49,17 @@ def test_random_filters_agree_with_python(path, rng):
         vectors = rng.normal(size=(3000, 20)).astype(np.float32)
         numbers = rng.integers(0, 1000, size=3000)
         db.add_many(vectors, [{"n": int(n)} for n in numbers])
-        for limit in [0, 1, 5, 50, 400, 900, 1000]:
+        for limit in [0, 1, 5, 50, 400, 900, numbers.max(), 1000]:
             query = rng.normal(size=20).astype(np.float32)
             distances = ((vectors - query) ** 2).sum(axis=1)
-            passing = np.flatnonzero(numbers < limit)
-            best = passing[np.argsort(distances[passing])][:10]
-            assert ids(db.query(query, k=10, where={"n": {"$lt": limit}})) == list(best)
+            limit = int(limit)
+            compared = {"$lt": numbers < limit, "$lte": numbers <= limit, "$gt": numbers > limit, "$gte": numbers >= limit}
+            for operator, holds in compared.items():
+                passing = np.flatnonzero(holds)
+                best = passing[np.argsort(distances[passing])][:10]
+                where = {"n": {operator: limit}}
+                assert ids(db.query(query, k=10, where=where)) == list(best), where
+                assert db.count(where) == len(passing), where
 
 
 @pytest.mark.parametrize(
