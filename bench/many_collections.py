@@ -1,6 +1,7 @@
 """Many small collections in one directory: how long it takes to make and to open them, and the memory they take.
 
     python bench/many_collections.py --collections 10000 --rows 10
+    python bench/many_collections.py --at-once      all of them made by one call
 """
 
 import argparse
@@ -42,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--collections", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=10)
+    parser.add_argument("--at-once", action="store_true")
     parser.add_argument("--dir", help="where; a temporary directory by default")
     arguments = parser.parse_args()
     import numpy as np
@@ -52,6 +54,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.dir) as path:
         start = time.perf_counter()
         with NoPokeDB(DIM, path=path) as db:
+            if arguments.at_once:
+                db.create_collections((f"collection {i:06}" for i in range(arguments.collections)), dim=DIM)
+                print(f"made at once in {time.perf_counter() - start:.2f} s", flush=True)
             for i in range(arguments.collections):
                 made = db.collection(f"collection {i:06}", dim=DIM)
                 made.add_many(rng.normal(size=(arguments.rows, DIM)).astype(np.float32))
