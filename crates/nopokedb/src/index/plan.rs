@@ -143,7 +143,8 @@ impl Costs {
         if graph_len > 0 {
             // A filtered beam is twice as wide as its places.
             let wider = (LIVE_FOR_ONE * k) as f32 / (share * 2.0 * places);
-            walk = self.walk_ns(places * wider.max(1.0)) + tail;
+            // Measured: one that is wider because few pass costs that much more as a whole, not only by its places.
+            walk = self.walk_ns(places) * wider.max(1.0) + tail;
         }
         (hops, walk) = (hops * self.patience(places), walk * self.patience(places));
         let ways = [(gather, Route::Gather), (scan, Route::Scan), (hops, Route::Hops), (walk, Route::Walk)];
@@ -157,7 +158,7 @@ impl Costs {
         let scan = len as f32 * ns(&self.row_ns);
         let other = if listed { scan.min(passing as f32 * ns(&self.gather_ns)) } else { scan };
         // A filtered beam is twice as wide as its places; and twice as much is worth trying before it is given up.
-        (2.0 * (2.0 * other - ns(&self.way_ns)) / ns(&self.place_ns).max(1.0)).clamp(0.0, 65_536.0) as usize
+        (4.0 * other * MEASURED_EF as f32 / self.walk_ns(MEASURED_EF as f32).max(1.0)).min(65_536.0) as usize
     }
 
     /// How many times a walk's cost a scan may cost where walks find less than they should. A caller who asks for a wide beam
@@ -218,6 +219,15 @@ mod tests {
         assert_eq!(way(1_000_000, 1_000, false), Route::Scan, "too few for any walk");
         assert_eq!(way(10_000, 1_000, false), Route::Scan);
         assert_eq!(costs.choose_among(20_000, 0, 10, 50, 19_000, false), Route::Scan, "no graph");
+    }
+
+    #[test]
+    fn a_walk_that_is_wide_because_few_pass_costs_as_much_more_as_it_is_wider() {
+        let costs = Costs::expected(384);
+        costs.measured(50_000, 50_000, 80_000.0, [45_000.0, 80_000.0], 0.99);
+        costs.measured_among(14.0, 5_000.0);
+        assert_eq!(costs.choose_among(50_000, 50_000, 10, 50, 5_000, true), Route::Gather);
+        assert_eq!(costs.choose_among(50_000, 50_000, 10, 50, 25_000, false), Route::Walk);
     }
 
     #[test]
