@@ -193,8 +193,7 @@ fn rows_that_expire_take_no_other_with_them_in_any_schedule() {
     in_many_schedules("expiry", 2, || {
         let clock = Clock::stopped(UNIX_EPOCH + Duration::from_secs(1));
         let params = IndexParams { graph_from: 0, ..IndexParams::new(1, Metric::L2, 2, 4) };
-        let segments = Arc::new(ArcSwap::from_pointee(SegmentTable::default()));
-        let generation = Arc::new(Generation::new(&params, &segments, &clock));
+        let generation = Arc::new(Generation::new(&params, &Common::new(SegmentTable::default(), &clock)));
         // What expires is there before anybody looks: a row alone is for generations that nobody reads yet.
         let write = |lsn: u64, gone: &[u64], rows: &[(u64, i64)]| {
             let mut apply = generation.applier();

@@ -285,7 +285,11 @@ impl Life {
                     let touched = match &write {
                         Write::Upsert(0, id, _) | Write::Retag(0, id, _) | Write::Document(0, id, _) => id % 2 == 0,
                         Write::Delete(0, id) | Write::Note(0, id, _) | Write::Expiring(0, id, ..) => id % 2 == 0,
-                        Write::Mixed(..) | Write::DeleteWhere(..) | Write::Drop(_) | Write::Create(_) => true,
+                        Write::Mixed(..)
+                        | Write::DeleteWhere(..)
+                        | Write::Drop(_)
+                        | Write::Create(_)
+                        | Write::CreateAll(_) => true,
                         _ => false,
                     };
                     if !touched && self.is_possible(&write) {

@@ -7,7 +7,7 @@ use nopokedb::testing::crash::states_tried;
 use crate::support::Expires::{Already, InAges};
 use crate::support::Rng;
 use crate::support::Write::{
-    Add, Batch, Create, Delete, DeleteWhere, Document, Drop, Expiring, Given, Mixed, Note, Retag, Upsert,
+    Add, Batch, Create, CreateAll, Delete, DeleteWhere, Document, Drop, Expiring, Given, Mixed, Note, Retag, Upsert,
 };
 use crate::support::{TEXT, long, seeds};
 use crate::workload::*;
@@ -146,6 +146,12 @@ fn w19_rows_in_the_graph_may_be_replaced_and_deleted() {
 fn w20_collections_are_made_whole() {
     let writes = [Add(0, 1.0), Create(1), Add(1, 2.0), Create(2), Batch(2, xs(3)), Add(0, 3.0)];
     prove("collections", &writes.map(Do));
+}
+
+#[test]
+fn w58_collections_that_are_made_at_once_are_all_there_or_none() {
+    let writes = [Create(2), Add(2, 1.0), CreateAll(vec![1, 2, 3, 4]), Add(4, 2.0), Drop(3), CreateAll(vec![3, 5])];
+    prove("collections at once", &steps([writes.map(Do).to_vec(), vec![Die, Do(Add(5, 3.0))]]));
 }
 
 #[test]

@@ -61,6 +61,8 @@ pub enum Write {
     /// All rows with this tag.
     DeleteWhere(u8, u32),
     Create(u8),
+    /// Several collections, all or none.
+    CreateAll(Vec<u8>),
     Drop(u8),
     /// Several writes to one collection, all or none: [`Write::Add`] and those of single rows.
     Mixed(u8, Vec<Write>),
@@ -130,6 +132,7 @@ impl Model {
     pub fn apply(&mut self, write: &Write) {
         match write {
             Write::Create(c) => drop(self.0.entry(*c).or_default()),
+            Write::CreateAll(all) => all.iter().for_each(|c| self.apply(&Write::Create(*c))),
             Write::Drop(c) => drop(self.0.remove(c)),
             Write::Add(c, x) => self.append(*c, &[*x]),
             Write::Batch(c, xs) => self.append(*c, xs),
@@ -213,7 +216,11 @@ pub fn collection(db: &Database, c: u8) -> Result<Collection> {
     if c == DEFAULT {
         return Ok(db.collection());
     }
-    db.open_collection(&name(c), &CollectionOptions { metric: Metric::L2, ..CollectionOptions::new(DIM) })
+    db.open_collection(&name(c), &collection_options())
+}
+
+fn collection_options() -> CollectionOptions {
+    CollectionOptions { metric: Metric::L2, ..CollectionOptions::new(DIM) }
 }
 
 /// Does `write`, once.
@@ -224,6 +231,11 @@ pub fn perform(db: &Database, write: &Write) -> Result<()> {
     };
     match write {
         Write::Create(c) => collection(db, *c).map(drop),
+        Write::CreateAll(all) => {
+            let names: Vec<String> = all.iter().map(|c| name(*c)).collect();
+            db.create_collections(&names.iter().map(String::as_str).collect::<Vec<_>>(), &collection_options())
+                .map(drop)
+        }
         Write::Drop(c) => db.drop_collection(&name(*c)).map(drop),
         Write::Add(c, x) => on(c)?.add(&vector(*x), NewRow { metadata: tag(0), ..NewRow::default() }).map(drop),
         Write::Batch(c, xs) => add_many(&on(c)?, xs.iter().copied(), None),
