@@ -106,7 +106,9 @@ fn a_crash_during_a_backup_leaves_the_earlier_one_or_the_later_one() {
             Some(copy) => assert!(held[certain.saturating_sub(1)..].contains(copy), "the backup holds {copy:?}"),
             None => panic!("a finished backup cannot be opened"),
         }
-        (rows, copy)
+        // A first backup whose beginnings a kill left in the cache alone may be gone after a loss of power: nobody was told of it.
+        let told = |copy: &Rows| certain > 0 || !copy.values().all(BTreeMap::is_empty);
+        (rows, copy.filter(told))
     };
     for last in 1..=3 {
         report("backups", plan().search(|d, h| live(d, h, last), recover, check));
