@@ -1,6 +1,8 @@
 //! What the tests of durability share: writes as values, the model they lead to, and a database read in every way.
 #![allow(dead_code, clippy::unwrap_used, reason = "each test binary uses its part, and a test may panic")]
 
+#[cfg(target_os = "linux")]
+pub mod volume;
 pub mod writer;
 
 use std::collections::BTreeMap;
