@@ -20,7 +20,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-rust test-python check fmt-check clippy tidy stubs doc deny crash crash-rust crash-python power schedules schedules-quick soak fuzz \
-  asan asan-python miri bench bench-full bench-kernels wheel clean
+  asan asan-python valgrind miri bench bench-full bench-kernels wheel clean
 
 help: ## Print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -143,6 +143,18 @@ asan-python: $(VENV)/.tools ## The Python tests with the extension under Address
 	  if ($(PY) -c "import ctypes as c; l = c.CDLL(None); l.free(c.c_void_p(8 + l.malloc(8)))") >/dev/null 2>&1; then \
 	    echo "asan-python: the sanitizer does not notice a wrong free"; exit 1; fi; \
 	  $(PY) -m pytest -o faulthandler_timeout=0 crates/nopokedb-python/tests $(ASAN_ARGS); fi
+
+VALGRIND := valgrind --quiet --error-exitcode=1 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite
+# What has `unsafe` or threads without locks under it, and every verb of the API. Valgrind does not know AVX-512: kernels take AVX2.
+VALGRIND_UNITS := vectors:: commit:: io::mmap io::lock index::topk index::hnsw::graph index::hnsw::packed log::format log::tests::lifecycle
+
+valgrind: ## The kernels, the structures without locks and every verb under valgrind (says so if it is missing)
+	@if ! command -v valgrind >/dev/null; then echo "valgrind: SKIPPED, not installed here (apt install valgrind)"; \
+	else set -e; \
+	  export CARGO_TARGET_$(shell rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER="$(VALGRIND)"; \
+	  $(CARGO) test --locked -p nopokedb-kernels --lib --test codes --test floats -- --test-threads=1; \
+	  $(CARGO) test --locked -p nopokedb --all-features --lib -- --test-threads=1 $(VALGRIND_UNITS); \
+	  $(CARGO) test --locked -p nopokedb --all-features --test verbs -- --test-threads=1; fi
 
 miri: ## The kernels' scalar twins and the lock-free structures under Miri (says so if Miri is missing)
 	@if ! $(CARGO) +nightly miri --version >/dev/null 2>&1; then \
