@@ -133,3 +133,24 @@ def test_it_may_be_opened_again(path):
             assert len(db) == 1
 
     asyncio.run(main())
+
+
+def test_closing_closes_the_database_whoever_still_holds_it(path):
+    async def main():
+        async with AsyncNoPokeDB(2, path=path) as db:
+            await db.add([1, 0])
+            held = await db.run(lambda db: db)
+            named = await db.collection("c", dim=1)
+        with pytest.raises(ClosedError):
+            held.count()
+        with pytest.raises(ClosedError):
+            await named.add([1])
+        with pytest.raises(ClosedError):
+            len(named)
+        async with db:
+            with pytest.raises(ClosedError):
+                await named.count()
+            assert await (await db.collection("c")).count() == 0
+        await named.close()
+
+    asyncio.run(main())

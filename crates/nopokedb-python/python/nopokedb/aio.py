@@ -75,12 +75,12 @@ class AsyncNoPokeDB:
         self._threads = threads or min(32, (os.cpu_count() or 1) + 4)
         self._db: Optional[NoPokeDB] = None
         self._pool: Optional[ThreadPoolExecutor] = None
-        self._owns = True
+        self._of: Optional[AsyncNoPokeDB] = None
 
     async def open(self) -> Self:
         """Open the database; `async with` does it too. Opening again after `close` is allowed."""
         if self._db is None:
-            if not self._owns:
+            if self._of is not None:
                 raise ClosedError("this handle of a collection is closed; ask the database for another")
             pool = ThreadPoolExecutor(self._threads, thread_name_prefix="nopokedb")
             try:
@@ -96,10 +96,14 @@ class AsyncNoPokeDB:
         db, pool, self._db, self._pool = self._db, self._pool, None, None
         if db is None or pool is None:
             return
+        if self._of is not None and self._of._pool is not pool:
+            # The database was closed before, so there is nothing to wait for, and no thread to wait on.
+            db.close()
+            return
         try:
             await asyncio.get_running_loop().run_in_executor(pool, db.close)
         finally:
-            if self._owns:
+            if self._of is None:
                 pool.shutdown(wait=False)
 
     async def run(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
@@ -110,7 +114,7 @@ class AsyncNoPokeDB:
     async def collection(self, *args: Any, **kwargs: Any) -> AsyncNoPokeDB:
         """A named collection, as in `NoPokeDB.collection`; it shares the threads of this."""
         made = AsyncNoPokeDB.__new__(AsyncNoPokeDB)
-        made._given, made._threads, made._owns = self._given, self._threads, False
+        made._given, made._threads, made._of = self._given, self._threads, self._of or self
         made._db = await self.run(NoPokeDB.collection, *args, **kwargs)
         made._pool = self._pool
         return made
@@ -123,6 +127,8 @@ class AsyncNoPokeDB:
     def _opened(self) -> NoPokeDB:
         if self._db is None:
             raise ClosedError("the database is not open; use it in `async with`, or await open() first")
+        if self._of is not None and self._of._pool is not self._pool:
+            raise ClosedError("the database was closed, and its collections with it; ask it for another after open()")
         return self._db
 
     add = _twin(NoPokeDB.add)
