@@ -110,6 +110,10 @@ def test_recall_is_measured_against_exact_search(path, rng):
         assert 0.95 <= db.recall(k=5, sample=50) <= 1.0
         assert 0.95 <= db.recall(k=5, sample=50, where={"n": 3}) <= 1.0
         assert db.recall(where="n = 77") == 1.0
+        asked = []
+        for how in ({"sample": 50}, {"sample": 1_000, "where": {"n": 3}}):
+            db.recall(k=5, progress=lambda done, all: asked.append(all) if done == all else None, **how)
+        assert asked == [50, 200], "as many rows as the sample says, of those that pass"
         for bad in [{"k": 0}, {"sample": 0}, {"ef": 0}]:
             with pytest.raises(InvalidError, match=next(iter(bad))):
                 db.recall(**bad)

@@ -75,3 +75,4 @@ def test_recall_is_measured_with_the_ef_that_is_asked_for(graph):
     db = graph[0]
     assert db.recall(k=K, sample=20, ef=1) < db.recall(k=K, sample=20, ef=400)
     assert db.recall(k=K, sample=20, ef=400) > 0.995
+    assert db.recall(k=1, sample=100, ef=1) != db.recall(k=100, sample=100, ef=1), "of as many as k says"
