@@ -24,6 +24,21 @@ pub(crate) const DEFAULT_NAME: &str = "default";
 const MAX_NAME: usize = 255;
 
 impl CollectionEntry {
+    /// The entry of a new collection, of options that were found valid.
+    pub(crate) fn new(id: CollectionId, name: &str, options: &CollectionOptions) -> Self {
+        CollectionEntry {
+            id,
+            name: name.to_owned(),
+            dim: u16::try_from(options.dim).unwrap_or(u16::MAX),
+            metric: options.metric,
+            m: narrow(options.m.unwrap_or(16)),
+            ef_construction: narrow(options.ef_construction.unwrap_or(200)),
+            next_id: 0,
+            model: options.model.clone(),
+            tokenizer: options.tokenizer.unwrap_or_default(),
+        }
+    }
+
     /// Whether the collection was dropped.
     pub(crate) fn is_dropped(&self) -> bool {
         self.name.is_empty()
@@ -84,20 +99,8 @@ impl Engine {
         }
         let mut entries = self.current_entries(log.collections());
         let first = entries.iter().map(|e| e.id.0 + 1).max().unwrap_or(0);
-        let new: Vec<CollectionEntry> = (first..)
-            .zip(names)
-            .map(|(id, name)| CollectionEntry {
-                id: CollectionId(id),
-                name: (*name).to_owned(),
-                dim: u16::try_from(options.dim).unwrap_or(u16::MAX),
-                metric: options.metric,
-                m: narrow(options.m.unwrap_or(16)),
-                ef_construction: narrow(options.ef_construction.unwrap_or(200)),
-                next_id: 0,
-                model: options.model.clone(),
-                tokenizer: options.tokenizer.unwrap_or_default(),
-            })
-            .collect();
+        let new: Vec<CollectionEntry> =
+            (first..).zip(names).map(|(id, name)| CollectionEntry::new(CollectionId(id), name, options)).collect();
         entries.extend_from_slice(&new);
         log.set_collections(entries)?;
         let made = new.iter().map(|entry| {

@@ -32,7 +32,7 @@ use crate::io::vfs::{EntryKind, Vfs};
 use crate::log::{CollectionEntry, DirState, Log, LogOptions, RowKind, SegmentKind, Survey};
 use crate::log::{IMPORTING, REPAIRING, claim, inspect, remove_mark};
 use crate::meta::{Applier, MetaLocation, MetaStore, Opened, Tokenizers};
-use crate::options::{Options, narrow};
+use crate::options::{CollectionOptions, Options, narrow};
 use crate::types::{CollectionId, Lsn, RecordId, Slot, Watch};
 use crate::vectors::ids::IdTable;
 use crate::vectors::rows::{GONE, Loc, SegmentTable, SharedSegments};
@@ -246,18 +246,9 @@ fn sync_parent(vfs: &dyn Vfs, dir: &Path) -> Result<()> {
 
 /// The entry of a new database's only collection.
 pub(crate) fn default_entry(options: &Options) -> CollectionEntry {
-    #[allow(clippy::cast_possible_truncation)] // Options::validate: dim <= 65,535, m <= 256, ef_construction <= 4,096
-    CollectionEntry {
-        id: CollectionId::DEFAULT,
-        name: DEFAULT_NAME.into(),
-        dim: options.dim as u16,
-        metric: options.metric,
-        m: narrow(options.m.unwrap_or(16)),
-        ef_construction: narrow(options.ef_construction.unwrap_or(200)),
-        next_id: 0,
-        model: options.model.clone(),
-        tokenizer: options.tokenizer.unwrap_or_default(),
-    }
+    let Options { dim, metric, m, ef_construction, ref model, tokenizer, .. } = *options;
+    let made = CollectionOptions { dim, metric, m, ef_construction, model: model.clone(), tokenizer };
+    CollectionEntry::new(CollectionId::DEFAULT, DEFAULT_NAME, &made)
 }
 
 /// The rows of the log, reduced to the latest of each id.

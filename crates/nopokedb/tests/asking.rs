@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "numbers of a test are small")]
 
+mod support;
+
 use std::collections::BTreeMap;
 
 use nopokedb::{
@@ -9,22 +11,12 @@ use nopokedb::{
     Query, Scalar, Subject,
 };
 
+use support::Rng;
+
 const DIM: usize = 20;
 const METRICS: [Metric; 3] = [Metric::Cosine, Metric::L2, Metric::Ip];
 
-struct Rng(u64);
-
 impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB) >> 11
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
     fn vector(&mut self) -> Vec<f32> {
         (0..DIM).map(|_| self.below(20_001) as f32 / 10_000.0 - 1.0).collect()
     }
@@ -39,7 +31,7 @@ fn filled(metric: Metric, n: u64, groups: u64, graph_from: Option<u32>) -> (temp
     let (mut vectors, mut metadatas) = (Vec::new(), Vec::new());
     for i in 0..n {
         vectors.extend(rng.vector());
-        let text = if i % 10 == 9 { "{}".into() } else { format!(r#"{{"g":{},"i":{i}}}"#, rng.below(groups)) };
+        let text = if i % 10 == 9 { "{}".into() } else { format!(r#"{{"g":{},"i":{i}}}"#, rng.below(groups as usize)) };
         metadatas.push(Some(Metadata::from_json(&text).unwrap()));
     }
     db.collection().add_many(&vectors, NewRows { metadatas: Some(metadatas), ..NewRows::default() }).unwrap();

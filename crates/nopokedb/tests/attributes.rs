@@ -1,19 +1,14 @@
 //! Filters answered from columns pass the rows that reading every row passes, whatever is written in between.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod support;
+
 use nopokedb::{Change, Collection, Database, Filter, Id, Metadata, Metric, NewRow, NewRows, Options, Query};
 use serde_json::{Value, json};
 
-struct Rng(u64);
+use support::Rng;
 
 impl Rng {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from((x >> 20) % n as u64).unwrap()
-    }
-
     fn one_of<T: Clone>(&mut self, list: &[T]) -> T {
         list[self.below(list.len())].clone()
     }

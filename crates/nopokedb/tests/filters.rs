@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "numbers of a test are small")]
 
+mod support;
+
 use std::collections::HashSet;
 
 use nopokedb::{
@@ -9,22 +11,12 @@ use nopokedb::{
     Query, Subject,
 };
 
+use support::Rng;
+
 const DIM: usize = 24;
 const K: usize = 10;
 
-struct Rng(u64);
-
 impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB) >> 11
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
     fn unit(&mut self) -> f32 {
         self.below(20_001) as f32 / 10_000.0 - 1.0
     }
@@ -139,7 +131,7 @@ fn random_life(graph_from: u32, rows: usize) {
     for _ in 0..300 {
         let vector = rng.vector();
         let change = Change { metadata: Some(rng.metadata(&vector)), vector: Some(vector), ..Change::default() };
-        c.upsert(Id::Int(rng.below(rows as u64)), change).unwrap();
+        c.upsert(Id::Int(rng.below(rows) as u64), change).unwrap();
     }
     compare(&c, &mut rng, "after deletes and upserts");
 }

@@ -2,21 +2,17 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "numbers of a test are small")]
 
+mod support;
+
 use nopokedb::{
     Collection, Database, Diversity, Filter, Grouping, Metadata, Metric, NewRows, Options, Plan, Query, Scalar,
 };
 
+use support::Rng;
+
 const DIM: usize = 32;
 
-struct Rng(u64);
-
 impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB) >> 11
-    }
-
     /// About normal.
     fn normal(&mut self) -> f32 {
         (0..6).map(|_| (self.next() % 20_001) as f32 / 10_000.0 - 1.0).sum::<f32>() / 1.41
