@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import data
+import walks
 from peers import K, PEERS
 from report import exponent, frontier, qps_at
 
@@ -33,6 +34,15 @@ def test_exact_neighbours_are_those_of_brute_force():
     ids, _ = data.exact_neighbours(base, queries)
     cosines = data.unit(queries) @ data.unit(base).T
     assert (ids == np.argsort(-cosines, axis=1)[:, :K]).all()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+def test_the_nearest_of_a_walk_are_those_of_brute_force(metric):
+    base, queries = walks.family("lengths", 300, 6, 5, 1)
+    if metric == "cosine":
+        base, queries = data.unit(base), data.unit(queries)
+    far = ((queries[:, None] - base[None]) ** 2).sum(2) if metric == "l2" else -(queries @ base.T)
+    assert (walks.nearest(base, queries, metric) == np.argsort(far, axis=1)[:, :K]).all()
 
 
 def test_either_of_two_equal_rows_counts_and_no_row_counts_twice(tmp_path):
