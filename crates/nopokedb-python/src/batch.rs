@@ -76,6 +76,21 @@ impl Batch {
     /// As `NoPokeDB.add`, when the batch is written. The id that the row will have is known at once; an automatic one is used up
     /// even if nothing is written.
     ///
+    /// Parameters
+    /// ----------
+    /// vector : array_like of shape (dim,)
+    /// metadata, id, document, on_conflict, ttl, expires_at : optional
+    ///     As in `NoPokeDB.add`.
+    ///
+    /// Returns
+    /// -------
+    /// int or str
+    ///
+    /// Raises
+    /// ------
+    /// DimensionError, MetadataError, InvalidError, ReadOnlyError, ClosedError
+    ///     `commit`, or the end of the `with` block, raises the rest.
+    ///
     /// Examples
     /// --------
     /// >>> db = NoPokeDB(dim=2, path="Batch.add")
@@ -115,6 +130,18 @@ impl Batch {
 
     /// As `NoPokeDB.upsert`, when the batch is written.
     ///
+    /// Parameters
+    /// ----------
+    /// id : int or str
+    /// vector : array_like of shape (dim,), optional
+    /// metadata, document, ttl, expires_at : optional
+    ///     As in `NoPokeDB.upsert`.
+    ///
+    /// Raises
+    /// ------
+    /// DimensionError, MetadataError, InvalidError, ReadOnlyError, ClosedError
+    ///     `commit`, or the end of the `with` block, raises the rest.
+    ///
     /// Examples
     /// --------
     /// >>> db = NoPokeDB(dim=2, path="Batch.upsert")
@@ -147,6 +174,18 @@ impl Batch {
 
     /// As `NoPokeDB.update`, when the batch is written.
     ///
+    /// Parameters
+    /// ----------
+    /// id : int or str
+    /// set : dict, optional
+    /// remove : str or iterable of str
+    ///     As in `NoPokeDB.update`.
+    ///
+    /// Raises
+    /// ------
+    /// MetadataError, InvalidError, ReadOnlyError, ClosedError
+    ///     `commit`, or the end of the `with` block, raises the rest.
+    ///
     /// Examples
     /// --------
     /// >>> db = NoPokeDB(dim=2, path="Batch.update")
@@ -169,6 +208,15 @@ impl Batch {
     }
 
     /// As `NoPokeDB.delete` of one id, when the batch is written; no row of that id is no error.
+    ///
+    /// Parameters
+    /// ----------
+    /// id : int or str
+    ///
+    /// Raises
+    /// ------
+    /// InvalidError, ReadOnlyError, ClosedError
+    ///     `commit`, or the end of the `with` block, raises the rest.
     ///
     /// Examples
     /// --------
@@ -224,6 +272,14 @@ impl Batch {
     }
 
     /// For each write whether it changed anything; None before the batch is written.
+    ///
+    /// Examples
+    /// --------
+    /// >>> db = NoPokeDB(dim=2, path="Batch.changed")
+    /// >>> with db.batch() as b:
+    /// ...     b.delete("nobody")
+    /// >>> b.changed
+    /// [False]
     #[getter]
     fn changed(&self) -> Option<Vec<bool>> {
         match &*self.lock() {

@@ -32,6 +32,14 @@ impl NoPokeDB {
 
     /// The names of all collections, sorted. The rows of the database itself are the collection `default`.
     ///
+    /// Returns
+    /// -------
+    /// list of str
+    ///
+    /// Raises
+    /// ------
+    /// ClosedError
+    ///
     /// Examples
     /// --------
     /// >>> db = NoPokeDB(dim=2, path="collections")
@@ -43,6 +51,20 @@ impl NoPokeDB {
     }
 
     /// Drop a collection with all its rows; False if there is none of that name. Its handles raise ClosedError from then on.
+    ///
+    /// Parameters
+    /// ----------
+    /// name : str
+    ///
+    /// Returns
+    /// -------
+    /// bool
+    ///
+    /// Raises
+    /// ------
+    /// InvalidError
+    ///     `name` is `default`, which holds the rows of the database itself.
+    /// ReadOnlyError, StorageFullError, StorageError, ClosedError
     ///
     /// Examples
     /// --------

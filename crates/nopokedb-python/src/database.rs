@@ -92,6 +92,11 @@ impl NoPokeDB {
 
     /// Write the caches, so that the next opening is fast. Nothing needs it: rows are safe when `add` returns.
     ///
+    /// Raises
+    /// ------
+    /// ReadOnlyError, StorageError, StorageFullError, ClosedError
+    ///     What `add` returned from is safe all the same.
+    ///
     /// Examples
     /// --------
     /// >>> NoPokeDB(dim=2, path="save").save()
@@ -134,6 +139,11 @@ impl NoPokeDB {
 
     /// Write the caches and let the directory go. Closing again does nothing; any other call raises ClosedError.
     ///
+    /// Raises
+    /// ------
+    /// StorageError, StorageFullError
+    ///     A cache could not be written. The directory is let go all the same, and nothing that `add` returned from is lost.
+    ///
     /// Examples
     /// --------
     /// >>> db = NoPokeDB(dim=2, path="close")
@@ -164,6 +174,13 @@ impl NoPokeDB {
     /// bool
     ///     False if the timeout passed first.
     ///
+    /// Raises
+    /// ------
+    /// InvalidError
+    ///     `timeout` is no number of seconds.
+    /// StorageError, ClosedError
+    ///     The background worker failed, or the handle was closed meanwhile.
+    ///
     /// Examples
     /// --------
     /// >>> db = NoPokeDB(dim=2, path="wait_indexed")
@@ -192,6 +209,10 @@ impl NoPokeDB {
     ///     `graph_memory`, `codes_memory`, `rows_memory`, `ids_memory`, `columns_memory`, `filters_memory`, `texts_memory`
     ///     (bytes; the last three are what filters and searches for words keep), `visible_lsn`, `applied_lsn` (writes that searches see, and that SQLite reflects), and `writes_stopped`, `background_error`, `sqlite_error` (a sentence
     ///     each, or None).
+    ///
+    /// Raises
+    /// ------
+    /// ClosedError
     ///
     /// Examples
     /// --------

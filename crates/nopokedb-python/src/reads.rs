@@ -77,6 +77,7 @@ impl NoPokeDB {
     /// where : dict or str, or a list of n of them (or None), optional
     ///     One filter for all, or one for each.
     /// k, ef, min_score, max_distance, offset, include, exact, recall, mmr, group_by, group_size, rerank, rerank_factor
+    /// text, text_mode, text_syntax, fusion, highlight
     ///     As in `query`. `rerank` is called with the hits of one vector after the other.
     ///
     /// Returns
@@ -135,6 +136,18 @@ impl NoPokeDB {
     }
 
     /// How many rows pass a filter; without one, how many there are.
+    ///
+    /// Parameters
+    /// ----------
+    /// where : dict or str, optional
+    ///
+    /// Returns
+    /// -------
+    /// int
+    ///
+    /// Raises
+    /// ------
+    /// FilterError, CorruptionError, ClosedError
     ///
     /// Examples
     /// --------

@@ -21,6 +21,14 @@ use crate::rows;
 ///     Caches that were found damaged and are built again from the log already.
 /// collections, segments, log_bytes, rows, graph_rows, sqlite_rows, images : int
 ///     How much was looked at.
+///
+/// Examples
+/// --------
+/// >>> db = NoPokeDB(dim=2, path="CheckReport")
+/// >>> id = db.add([1, 0])
+/// >>> report = db.check()
+/// >>> bool(report), report.collections, report.rows, report.problems, report.rebuilt
+/// (True, 1, 1, [], [])
 #[pyclass(frozen, module = "nopokedb")]
 pub(crate) struct CheckReport {
     #[pyo3(get)]
@@ -90,6 +98,14 @@ impl From<Report> for CheckReport {
 ///     What was written.
 /// files_kept : int
 ///     Files that an earlier backup into the same directory had brought already.
+///
+/// Examples
+/// --------
+/// >>> db = NoPokeDB(dim=2, path="BackupReport")
+/// >>> id = db.add([1, 0])
+/// >>> report = db.backup("BackupReport-copy")
+/// >>> report.lsn, report.files_kept, report.files_copied > 0, report.bytes_copied > 0
+/// (1, 0, True, True)
 #[pyclass(frozen, get_all, module = "nopokedb")]
 pub(crate) struct BackupReport {
     lsn: u64,
@@ -200,6 +216,14 @@ impl NoPokeDB {
 /// lost : list of dict
 ///     What could not be read: `file`, `offset`, `first_lsn`, `last_lsn` (None: nothing tells), `rows` (the known
 ///     ones, as (collection, id): missing in `path`, or back in an older state), `why`.
+///
+/// Examples
+/// --------
+/// >>> with NoPokeDB(dim=2, path="RepairReport") as db:
+/// ...     id = db.add([1, 0])
+/// >>> report = nopokedb.repair("RepairReport")
+/// >>> bool(report), report.cause, report.rows, report.lost, report.path.endswith("RepairReport")
+/// (True, None, 1, [], True)
 #[pyclass(frozen, module = "nopokedb")]
 pub(crate) struct RepairReport {
     report: Repaired,

@@ -197,10 +197,19 @@ impl NoPokeDB {
 
     /// Delete every row that passes a filter, all or none of them: `delete(where=...)` under a name of its own.
     ///
+    /// Parameters
+    /// ----------
+    /// where : dict or str
+    ///
     /// Returns
     /// -------
     /// int
     ///     How many they were.
+    ///
+    /// Raises
+    /// ------
+    /// FilterError, ReadOnlyError, StorageFullError, StorageError, ClosedError
+    ///     Nothing was deleted then.
     ///
     /// Examples
     /// --------

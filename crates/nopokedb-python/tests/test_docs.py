@@ -15,8 +15,8 @@ import nopokedb
 from nopokedb import NoPokeDB
 
 DOCUMENTED = {"nopokedb": nopokedb, "NoPokeDB": NoPokeDB, "Hits": nopokedb.Hits, "Batch": nopokedb.Batch}
-DOCUMENTED["repair"] = nopokedb.repair
-DOCUMENTED["AsyncNoPokeDB"] = nopokedb.AsyncNoPokeDB
+for name in ("repair", "AsyncNoPokeDB", "CheckReport", "BackupReport", "RepairReport"):
+    DOCUMENTED[name] = getattr(nopokedb, name)
 for made in (NoPokeDB, nopokedb.Batch):
     members = vars(made).items()
     DOCUMENTED.update({f"{made.__name__}.{name}": member for name, member in members if not name.startswith("_")})
@@ -25,11 +25,10 @@ for made in (NoPokeDB, nopokedb.Batch):
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_the_examples_run_as_they_stand(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    names = {"np": np, "NoPokeDB": NoPokeDB}
+    names = {"np": np, "nopokedb": nopokedb, "NoPokeDB": NoPokeDB}
     doc = inspect.getdoc(DOCUMENTED[name])
     test = doctest.DocTestParser().get_doctest(doc, names, name, None, None)
-    if callable(DOCUMENTED[name]):
-        assert test.examples, f"{name} has no example"
+    assert test.examples or name == "nopokedb", f"{name} has no example"
     told = []
     failed, _ = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=told.append)
     assert not failed, "".join(told)
@@ -38,6 +37,27 @@ def test_the_examples_run_as_they_stand(tmp_path, monkeypatch, name):
 def test_everything_public_is_documented():
     for name, thing in {**DOCUMENTED, **{name: getattr(nopokedb, name) for name in nopokedb.__all__}}.items():
         assert inspect.getdoc(thing), name
+
+
+def answers_something(name):
+    """Whether the stubs say that a method has an answer other than None."""
+    of, _, method = name.rpartition(".")
+    body = next(node.body for node in STUB if isinstance(node, ast.ClassDef) and node.name == of)
+    stub = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == method)
+    return ast.unparse(stub.returns) != "None"
+
+
+STUB = ast.parse((Path(nopokedb.__file__).parent / "_nopokedb.pyi").read_text()).body
+METHODS = [name for name, member in DOCUMENTED.items() if "." in name and callable(member)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_docstring_names_its_arguments_its_answer_and_its_errors(name):
+    doc = inspect.getdoc(DOCUMENTED[name])
+    for parameter in list(inspect.signature(DOCUMENTED[name]).parameters)[1:]:
+        assert re.search(rf"\b{parameter}\b", doc), f"{name}: {parameter}"
+    assert "\nRaises\n------\n" in doc, name
+    assert "\nReturns\n-------\n" in doc or not answers_something(name), name
 
 
 ROOT = Path(__file__).parents[3]
