@@ -16,7 +16,7 @@ use super::reach::FILTERED;
 use super::scan::BUDGET_PART;
 use super::topk::{Scored, TopK, by_distance};
 use super::work::Way;
-use super::{Field, Index, RERANK_DEVIATIONS, Scratch, answer};
+use super::{Field, Index, RERANK_DEVIATIONS, Scratch, answer, median_ns};
 use std::time::Instant;
 
 use crate::error::Result;
@@ -37,6 +37,8 @@ pub(super) const LIVE_FOR_ONE: usize = 3;
 const PILOT: usize = 64;
 /// A walk is trusted if rows around the query pass at least this often, compared with all.
 const LEAST_LOCAL: f32 = 0.25;
+/// The share of rows that pass where ways are measured.
+pub(super) const TENTH: f32 = 0.1;
 /// Rows gathered to measure what one costs: enough for what a query costs beside them not to matter.
 const GATHERED: u32 = 4096;
 
@@ -287,14 +289,14 @@ impl Index {
         Ok(answer(&mut scratch.top))
     }
 
-    /// Measures what a gathered row costs, and hops among one row in ten.
+    /// Measures what a gathered row costs, and hops and walks among one row in ten.
     pub(super) fn measure_among(&self, view: &dyn Visibility, scratch: &mut Scratch) -> Result<()> {
         let rows = view.len();
         let tenth = OneInTen(view);
         let slots: Vec<u32> = (0..rows).step_by((rows / GATHERED).max(1) as usize).collect();
         let sample: Vec<u32> = (0..rows).filter(|slot| tenth.is_live(Slot(*slot))).step_by(64).take(64).collect();
         let among = Among { count: rows as usize / 10, slots: None, sample: &sample, all_live: view.all_live() };
-        let (mut vector, mut times) = (Vec::new(), [Vec::new(), Vec::new()]);
+        let (mut vector, mut times) = (Vec::new(), [(); 3].map(|()| Vec::new()));
         for slot in (0..rows).step_by((rows / MEASURED_QUERIES).max(1) as usize) {
             if !view.is_live(Slot(slot)) || !self.space.copy_row(slot, &mut vector)? {
                 continue;
@@ -303,16 +305,16 @@ impl Index {
             self.search_few(&vector, MEASURED_K, &slots, view.all_live(), view, scratch)?;
             let middle = Instant::now();
             self.search_hops(&vector, MEASURED_K, MEASURED_EF, among, &tenth, scratch)?;
-            times[1].push(middle.elapsed());
+            let last = Instant::now();
+            self.search_rare(&vector, MEASURED_K, MEASURED_EF, among, &tenth, scratch)?;
+            times[2].push(last.elapsed());
+            times[1].push(last - middle);
             times[0].push(middle - start);
         }
-        let [gathers, hops] = times.map(|mut times| {
-            times.sort_unstable();
-            times.get(times.len() / 2).map_or(0.0, |median| median.as_secs_f32() * 1e9)
-        });
+        let [gathers, hops, walks] = times.map(median_ns);
         #[allow(clippy::cast_precision_loss)] // estimates
         if gathers > 0.0 {
-            self.costs.measured_among(gathers / slots.len() as f32, hops / MEASURED_EF as f32);
+            self.costs.measured_among(gathers / slots.len() as f32, hops / MEASURED_EF as f32, walks);
         }
         Ok(())
     }

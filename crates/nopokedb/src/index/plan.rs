@@ -7,6 +7,7 @@
 //! Threading: one measurer; any thread chooses. Figures are read one by one: a mixture of old and new only costs time.
 
 use super::filtered::LIVE_FOR_ONE;
+use super::filtered::TENTH;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -41,6 +42,9 @@ pub(crate) const MEASURED_K: usize = 10;
 /// Rows that are searched for when measuring.
 pub(crate) const MEASURED_QUERIES: u32 = 32;
 
+/// Rows in the beam of a walk with a filter for each place of `ef`.
+const BEAM_FOR_PLACE: f32 = 2.0;
+
 /// Below this share of passing rows, hops of two links lead to too few of them.
 const HOPS_FROM: f32 = 0.04;
 
@@ -54,9 +58,11 @@ pub(crate) struct Costs {
     place_ns: AtomicU32,
     /// Share of a scan's answer that a walk of [`MEASURED_EF`] finds, as bits.
     recall: AtomicU32,
-    /// Nanoseconds a gathered row takes, and a place in the beam of a walk by hops among one row in ten, as bits.
+    /// Nanoseconds a gathered row takes, a place in the beam of a walk by hops among one row in ten, and a whole walk of
+    /// [`MEASURED_EF`] through all rows that looks for those, as bits.
     gather_ns: AtomicU32,
     hop_ns: AtomicU32,
+    tenth_ns: AtomicU32,
     /// Rows the graph covered when this was measured.
     measured_at: AtomicU32,
 }
@@ -75,6 +81,7 @@ impl Costs {
             recall: bits(1.0),
             gather_ns: bits(8.0 + dim / 32.0),
             hop_ns: bits(10.0 * place),
+            tenth_ns: bits(3.0 * 75.0 * place),
             measured_at: AtomicU32::new(0),
         }
     }
@@ -110,10 +117,21 @@ impl Costs {
         f32::from_bits(self.recall.load(Relaxed))
     }
 
-    /// Takes in what a gathered row and a place in the beam of a walk by hops took, with one row in ten passing.
-    pub(crate) fn measured_among(&self, gather_ns: f32, hop_ns: f32) {
+    /// Takes in what a gathered row took, and, with one row in ten passing, a place in the beam of a walk by hops and a walk of
+    /// [`MEASURED_EF`] through all rows.
+    pub(crate) fn measured_among(&self, gather_ns: f32, hop_ns: f32, tenth_ns: f32) {
         self.gather_ns.store(gather_ns.to_bits(), Relaxed);
         self.hop_ns.store(hop_ns.to_bits(), Relaxed);
+        self.tenth_ns.store(tenth_ns.to_bits(), Relaxed);
+    }
+
+    /// By what part of a usual walk a walk is dearer for each usual width that its beam is wider because few pass: from one that
+    /// was measured with one row in ten passing.
+    fn dearer(&self) -> f32 {
+        #[allow(clippy::cast_precision_loss)] // small numbers
+        let (usual, wider) = (self.walk_ns(MEASURED_EF as f32).max(1.0), wider(TENTH, MEASURED_K, MEASURED_EF as f32));
+        // Whatever a busy machine makes of it: wider is dearer.
+        ((f32::from_bits(self.tenth_ns.load(Relaxed)) / usual - 1.0) / (wider - 1.0)).clamp(0.2, 5.0)
     }
 
     /// The best way to find `k` of the `passing` rows among `len`, with a beam of `ef`, when `graph_len` rows are in the
@@ -141,10 +159,8 @@ impl Costs {
             hops = places * ns(&self.hop_ns) * (0.1 / share).max(0.5) + tail;
         }
         if graph_len > 0 {
-            // A filtered beam is twice as wide as its places.
-            let wider = (LIVE_FOR_ONE * k) as f32 / (share * 2.0 * places);
-            // Measured: one that is wider because few pass costs that much more as a whole, not only by its places.
-            walk = self.walk_ns(places) * wider.max(1.0) + tail;
+            let wider = wider(share, k, places).max(1.0);
+            walk = self.walk_ns(places) * (1.0 + self.dearer() * (wider - 1.0)) + tail;
         }
         (hops, walk) = (hops * self.patience(places), walk * self.patience(places));
         let ways = [(gather, Route::Gather), (scan, Route::Scan), (hops, Route::Hops), (walk, Route::Walk)];
@@ -157,8 +173,10 @@ impl Costs {
         let ns = |bits: &AtomicU32| f32::from_bits(bits.load(Relaxed));
         let scan = len as f32 * ns(&self.row_ns);
         let other = if listed { scan.min(passing as f32 * ns(&self.gather_ns)) } else { scan };
-        // A filtered beam is twice as wide as its places; and twice as much is worth trying before it is given up.
-        (4.0 * other * MEASURED_EF as f32 / self.walk_ns(MEASURED_EF as f32).max(1.0)).min(65_536.0) as usize
+        let places = MEASURED_EF as f32;
+        let times = 2.0 * other / self.walk_ns(places).max(1.0);
+        let wider = if times > 1.0 { 1.0 + (times - 1.0) / self.dearer() } else { times };
+        (wider * BEAM_FOR_PLACE * places).min(65_536.0) as usize
     }
 
     /// How many times a walk's cost a scan may cost where walks find less than they should. A caller who asks for a wide beam
@@ -180,6 +198,12 @@ impl Costs {
         let walk = self.walk_ns(places) + tail * row_ns;
         if graph_len > 0 && self.patience(places) * walk < len * row_ns { Plan::Graph } else { Plan::Flat }
     }
+}
+
+/// How many times as wide as usual the beam of a walk is that finds `k` rows where only this share passes.
+#[allow(clippy::cast_precision_loss)] // estimates
+fn wider(share: f32, k: usize, places: f32) -> f32 {
+    (LIVE_FOR_ONE * k) as f32 / (share * BEAM_FOR_PLACE * places)
 }
 
 #[cfg(test)]
@@ -209,7 +233,7 @@ mod tests {
         let way = |len, passing, listed| costs.choose_among(len, len, 10, 50, passing, listed);
         // A machine on which hops are worth their while where few pass.
         costs.measured(1_000_000, 1_000_000, 4_000_000.0, [20_000.0, 80_000.0], 0.99);
-        costs.measured_among(20.0, 1_000.0);
+        costs.measured_among(20.0, 1_000.0, 60_000.0);
         assert_eq!(way(1_000_000, 100, true), Route::Gather);
         assert_eq!(way(1_000_000, 10_000, true), Route::Gather);
         assert_eq!(way(1_000_000, 100_000, false), Route::Hops);
@@ -222,12 +246,26 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_is_wide_because_few_pass_costs_as_much_more_as_it_is_wider() {
-        let costs = Costs::expected(384);
-        costs.measured(50_000, 50_000, 80_000.0, [45_000.0, 80_000.0], 0.99);
-        costs.measured_among(14.0, 5_000.0);
-        assert_eq!(costs.choose_among(50_000, 50_000, 10, 50, 5_000, true), Route::Gather);
-        assert_eq!(costs.choose_among(50_000, 50_000, 10, 50, 25_000, false), Route::Walk);
+    fn a_walk_that_is_wide_because_few_pass_costs_what_such_a_one_was_measured_to_cost() {
+        let costs = Costs::expected(768);
+        costs.measured(60_000, 60_000, 400_000.0, [45_000.0, 80_000.0], 0.99);
+        let way = |passing| costs.choose_among(60_000, 60_000, 10, 50, passing, true);
+        costs.measured_among(20.0, 20_000.0, 160_000.0);
+        assert_eq!((way(6_000), way(4_000), way(7_500)), (Route::Gather, Route::Gather, Route::Walk));
+        costs.measured_among(20.0, 20_000.0, 90_000.0);
+        assert_eq!((way(6_000), way(3_000)), (Route::Walk, Route::Gather), "the same rows, a cheaper walk");
+        assert_eq!(costs.choose_among(60_000, 60_000, 10, 50, 30_000, false), Route::Walk);
+    }
+
+    #[test]
+    fn a_walk_may_be_as_wide_before_it_gives_up_as_twice_the_other_ways_pay_for() {
+        let costs = Costs::expected(128);
+        costs.measured(100_000, 100_000, 100_000.0, [20_000.0, 80_000.0], 0.99);
+        costs.measured_among(20.0, 1_000.0, 60_000.0);
+        assert_eq!(costs.beam_for(100_000, 50_000, false), 1_000, "three times as wide, three times as dear");
+        costs.measured_among(20.0, 1_000.0, 100_000.0);
+        assert_eq!(costs.beam_for(100_000, 50_000, false), 550);
+        assert_eq!(costs.beam_for(100_000, 100, true), 20, "what passes is quickly gathered");
     }
 
     #[test]

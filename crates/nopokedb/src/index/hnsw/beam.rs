@@ -20,6 +20,9 @@ const SLOT_SHIFT: u32 = 2;
 /// A beam holds at most this many times the live rows that it is to hold, dead ones included.
 const MAX_DEAD_FACTOR: usize = 16;
 
+/// A walk among few live rows asks a first time whether it is among them at this part of what it will expand at least.
+const EARLY: usize = 4;
+
 /// Maps a float to an integer of the same order.
 #[inline(always)]
 fn sortable(distance: f32) -> u32 {
@@ -59,8 +62,8 @@ pub(crate) struct Beam {
     /// All keys before this one are expanded.
     cursor: usize,
     expanded: usize,
-    /// Whether `least` needs no more looking at.
-    judged: bool,
+    /// How many rows are expanded when `least` is looked at next.
+    judged_at: usize,
     /// Where the stop's anchor was last; nothing nearer came since.
     anchored: usize,
     /// What is not nearer than this is of no use.
@@ -117,7 +120,7 @@ impl Beam {
         self.live = 0;
         self.cursor = 0;
         self.expanded = 0;
-        self.judged = self.width.least == 0;
+        self.judged_at = if self.width.least == 0 { usize::MAX } else { self.width.all / EARLY };
         self.anchored = usize::MAX;
         self.bound = f32::INFINITY;
     }
@@ -229,12 +232,17 @@ impl Beam {
         None
     }
 
-    /// Whether live rows are so rare around the probe that the walk should not go on. Asked after each round.
+    /// Whether live rows are so rare around the probe that the walk should not go on. Asked after each round; looked at twice: early,
+    /// for what is given up then costs little, and when the walk has been everywhere that one among all rows goes.
     pub(crate) fn gives_up(&mut self) -> bool {
-        if self.judged || self.expanded < self.width.all {
+        if self.expanded < self.judged_at {
             return false;
         }
-        self.judged = true;
+        let early = self.expanded < self.width.all;
+        if early && self.keys.len() < self.width.all {
+            return false;
+        }
+        self.judged_at = if early { self.width.all } else { usize::MAX };
         let near = &self.keys[..self.width.all.min(self.keys.len())];
         near.iter().filter(|&&key| key & DEAD == 0).count() < self.width.least
     }
@@ -316,7 +324,8 @@ mod tests {
             beam.reset(Width { live: 2, all: 4, most: 100, least: 1 }, None);
             beam.take(&(0..10).collect::<Vec<u32>>(), &distances, &|slot| slot != live);
             let gave_up: Vec<bool> = (0..6).map(|_| beam.next().is_some() && beam.gives_up()).collect();
-            assert_eq!(gave_up, [false, false, false, live == 4, false, false], "asked once, {live}");
+            let gives_up = live == 4;
+            assert_eq!(gave_up, [gives_up, false, false, gives_up, false, false], "asked early and late, {live}");
         }
     }
 
