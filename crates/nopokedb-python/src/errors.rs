@@ -22,64 +22,19 @@ const ENOSPC: i32 = 28;
 struct Exception(&'static str, &'static [&'static str], &'static str);
 
 const TABLE: &[Exception] = &[
-    Exception("NoPokeDBError", &["Exception"], "Any error of this package."),
-    Exception(
-        "InvalidError",
-        &["NoPokeDBError", "ValueError"],
-        "An argument is not acceptable. Nothing was written; the message says what would be.",
-    ),
-    Exception(
-        "DimensionError",
-        &["NoPokeDBError", "ValueError"],
-        "A vector's shape or the database's dimension is not the expected one. The message names both.",
-    ),
-    Exception(
-        "MetadataError",
-        &["InvalidError"],
-        "Metadata that is not a dict of JSON values. The message names the key.",
-    ),
-    Exception(
-        "DuplicateIdError",
-        &["InvalidError"],
-        "An id that exists already, or that appears twice in one batch. `ids` is the list of all of them; the message names the\n\
-         first ten.",
-    ),
-    Exception(
-        "FilterError",
-        &["InvalidError"],
-        "A filter that makes no sense. The message names the place in it and what could stand there.",
-    ),
-    Exception("EmptyError", &["NoPokeDBError", "RuntimeError"], "A query was made against a database without rows."),
-    Exception(
-        "LockedError",
-        &["NoPokeDBError", "RuntimeError"],
-        "Another process has the directory open. The message names its pid and host.",
-    ),
-    Exception(
-        "ClosedError",
-        &["NoPokeDBError", "RuntimeError"],
-        "The handle was closed, carried over a fork, or a failed fsync made it unusable. Open the directory again.",
-    ),
-    Exception(
-        "ReadOnlyError",
-        &["NoPokeDBError", "RuntimeError"],
-        "A write through a handle that was opened with read_only=True.",
-    ),
-    Exception(
-        "StorageError",
-        &["NoPokeDBError", "OSError"],
-        "The operating system refused to read or write. `errno` is set where it gave a code.",
-    ),
-    Exception(
-        "StorageFullError",
-        &["NoPokeDBError", "OSError"],
-        "The disk is full. Nothing was written; reads go on, and writes resume when there is room.",
-    ),
-    Exception(
-        "CorruptionError",
-        &["NoPokeDBError", "RuntimeError"],
-        "A file that holds acknowledged data is damaged. The message names the file and the offset.",
-    ),
+    Exception("NoPokeDBError", &["Exception"], include_str!("docs/errors/NoPokeDBError.txt")),
+    Exception("InvalidError", &["NoPokeDBError", "ValueError"], include_str!("docs/errors/InvalidError.txt")),
+    Exception("DimensionError", &["NoPokeDBError", "ValueError"], include_str!("docs/errors/DimensionError.txt")),
+    Exception("MetadataError", &["InvalidError"], include_str!("docs/errors/MetadataError.txt")),
+    Exception("DuplicateIdError", &["InvalidError"], include_str!("docs/errors/DuplicateIdError.txt")),
+    Exception("FilterError", &["InvalidError"], include_str!("docs/errors/FilterError.txt")),
+    Exception("EmptyError", &["NoPokeDBError", "RuntimeError"], include_str!("docs/errors/EmptyError.txt")),
+    Exception("LockedError", &["NoPokeDBError", "RuntimeError"], include_str!("docs/errors/LockedError.txt")),
+    Exception("ClosedError", &["NoPokeDBError", "RuntimeError"], include_str!("docs/errors/ClosedError.txt")),
+    Exception("ReadOnlyError", &["NoPokeDBError", "RuntimeError"], include_str!("docs/errors/ReadOnlyError.txt")),
+    Exception("StorageError", &["NoPokeDBError", "OSError"], include_str!("docs/errors/StorageError.txt")),
+    Exception("StorageFullError", &["NoPokeDBError", "OSError"], include_str!("docs/errors/StorageFullError.txt")),
+    Exception("CorruptionError", &["NoPokeDBError", "RuntimeError"], include_str!("docs/errors/CorruptionError.txt")),
 ];
 
 /// The exception of an error's kind.
