@@ -83,7 +83,7 @@ impl Rare {
         let stop = stop.map(|stop| Stop { anchor: part(stop.anchor).max(k + k / 2), anchor_all: stop.anchor, ..stop });
         let least = (width as f32 * self.share * LEAST_LOCAL).ceil() as usize;
         let expected = (live as f32 / self.share) as usize;
-        (Width { live, all: width, most: self.most.max(2 * expected.max(width)), least }, stop)
+        (Width { live, all: width, most: self.most.max(expected.max(width).saturating_mul(2)), least }, stop)
     }
 }
 
@@ -295,7 +295,8 @@ impl Index {
         let tenth = OneInTen(view);
         let slots: Vec<u32> = (0..rows).step_by((rows / GATHERED).max(1) as usize).collect();
         let sample: Vec<u32> = (0..rows).filter(|slot| tenth.is_live(Slot(*slot))).step_by(64).take(64).collect();
-        let among = Among { count: rows as usize / 10, slots: None, sample: &sample, all_live: view.all_live() };
+        let among =
+            Among { count: (rows as usize / 10).max(1), slots: None, sample: &sample, all_live: view.all_live() };
         let (mut vector, mut times) = (Vec::new(), [(); 3].map(|()| Vec::new()));
         for slot in (0..rows).step_by((rows / MEASURED_QUERIES).max(1) as usize) {
             if !view.is_live(Slot(slot)) || !self.space.copy_row(slot, &mut vector)? {

@@ -139,3 +139,15 @@ fn hops_that_end_short_are_followed_by_a_scan() {
     assert_eq!(got.len(), K);
     assert!(got.iter().all(|hit| !view.dead[hit.1.index()]));
 }
+
+#[test]
+fn ways_are_measured_on_a_handful_of_rows_too() {
+    for n in [1, 2, 9, 10, 11] {
+        let rows = Rows::gaussian(32, n, 6);
+        let index = built(&rows, Metric::Cosine);
+        let view = Holes::all(n);
+        let among = Among { count: n, slots: None, sample: &[], all_live: true };
+        let got = index.search_among(rows.row(0), n, EF, among, &view, &mut Scratch::new()).unwrap();
+        assert_eq!((got.len(), got[0].1), (n, Slot(0)));
+    }
+}
