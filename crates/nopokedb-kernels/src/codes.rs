@@ -247,6 +247,32 @@ pub const fn sign_groups(dims: usize) -> usize {
     dims.div_ceil(24)
 }
 
+/// The signs of twelve bytes of nibbles at most, in byte order, the high nibble's first.
+fn signs_of(nibbles: &[u8]) -> u32 {
+    // Two bits of each byte, brought together by twos.
+    let squeezed = |word: u64| {
+        let x = word >> 7 & 0x0101_0101_0101_0101 | word >> 2 & 0x0202_0202_0202_0202;
+        let x = (x | x >> 6) & 0x000F_000F_000F_000F;
+        let x = (x | x >> 12) & 0x0000_00FF_0000_00FF;
+        (x | x >> 24) & 0xFFFF
+    };
+    let (low, high) = match (nibbles.first_chunk::<8>(), nibbles.last_chunk::<4>()) {
+        (Some(low), Some(high)) if nibbles.len() == 12 => {
+            (u64::from_le_bytes(*low), u64::from(u32::from_le_bytes(*high)))
+        }
+        _ => {
+            let mut padded = [0; 16];
+            padded[..nibbles.len()].copy_from_slice(nibbles);
+            let padded = u128::from_le_bytes(padded);
+            #[allow(clippy::cast_possible_truncation)] // its halves
+            (padded as u64, (padded >> 64) as u64)
+        }
+    };
+    #[allow(clippy::cast_possible_truncation)] // sixteen bits of each
+    let (low, high) = (squeezed(low) as u32, squeezed(high) as u32);
+    low | high << 16
+}
+
 /// Takes the signs (the nibbles' top bits) of 64 rows of nibble codes into the order that [`Kernels::table_blocks`] reads.
 /// Signs are counted in byte order: sign `2 * i` is byte `i`'s high nibble, sign `2 * i + 1` its low one. Bit `b` of table
 /// `t`'s index is sign `6 * t + b`; what is beyond the last dimension is zero.
@@ -258,12 +284,31 @@ pub fn pack_signs_64(rows: [&[u8]; BLOCK_64], block: &mut [u8]) {
             "a block of as many groups as the codes have"
         );
         for (twelve, bytes) in row.chunks(12).zip(block.chunks_exact_mut(3 * BLOCK_64)) {
-            let bits = twelve.iter().rev().fold(0u32, |bits, b| bits << 2 | u32::from((b >> 3 & 1) << 1 | b >> 7));
-            let index = |t: u32| (bits >> (6 * t) & 63).to_le_bytes()[0];
-            let last = index(3);
+            let bits = signs_of(twelve);
+            let last = bits >> 18;
             for (i, at) in [0, 2, 4].into_iter().enumerate() {
-                bytes[i * BLOCK_64 + r] = index(at / 2) | (last >> at & 3) << 6;
+                bytes[i * BLOCK_64 + r] = (bits >> (6 * i) & 63 | (last >> at & 3) << 6).to_le_bytes()[0];
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_are_the_top_bits_of_nibbles_in_order() {
+        let mut state = 7u64;
+        for len in (1..=12).cycle().take(2_000) {
+            let nibbles: Vec<u8> = (0..len)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    state.to_le_bytes()[6]
+                })
+                .collect();
+            let expected = nibbles.iter().rev().fold(0u32, |bits, b| bits << 2 | u32::from((b >> 3 & 1) << 1 | b >> 7));
+            assert_eq!(signs_of(&nibbles), expected, "{nibbles:?}");
         }
     }
 }
