@@ -1,19 +1,24 @@
 //! Long calls that say how far they are: to a function of the caller's, or to a bar on stderr.
 //!
-//! Invariant: whatever the function raises (Ctrl-C too) ends the call and comes out of it.
+//! Invariant: whatever the function raises ends the call and comes out of it; so does Ctrl-C, where there is no function as well.
 
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
 use crate::errors::{invalid, type_name};
 
+/// How often a call that tells nobody looks whether Ctrl-C was pressed.
+const SIGNAL_CHECK: Duration = Duration::from_millis(50);
+
 /// What is told the progress, if anything is.
 #[derive(Default)]
 pub(crate) struct Progress {
     function: Option<Py<PyAny>>,
     raised: Option<PyErr>,
+    looked: Option<Instant>,
 }
 
 impl Progress {
@@ -30,7 +35,7 @@ impl Progress {
                 return Err(invalid(py, message));
             }
         };
-        Ok(Progress { function: Some(function.unbind()), raised: None })
+        Ok(Progress { function: Some(function.unbind()), ..Progress::default() })
     }
 
     /// Whether anything is.
@@ -40,10 +45,15 @@ impl Progress {
 
     /// Says that `done` of `total` are done. The caller holds no lock of Python's.
     pub(crate) fn tell(&mut self, done: usize, total: usize) -> ControlFlow<()> {
-        let Some(function) = &self.function else { return ControlFlow::Continue(()) };
+        let is_due = self.looked.is_none_or(|at| at.elapsed() >= SIGNAL_CHECK);
+        // What is done is not taken back by a signal: it comes when the call returns.
+        if self.function.is_none() && (!is_due || done >= total) {
+            return ControlFlow::Continue(());
+        }
+        self.looked = Some(Instant::now());
         let told = Python::attach(|py| {
             py.check_signals()?;
-            function.call1(py, (done, total)).map(drop)
+            self.function.as_ref().map_or(Ok(()), |function| function.call1(py, (done, total)).map(drop))
         });
         match told {
             Ok(()) => ControlFlow::Continue(()),

@@ -122,10 +122,13 @@ impl NoPokeDB {
         let rerank = asked.rerank()?;
         let wider = rerank.as_ref().map(|rerank| rerank.wider(py, &query)).transpose()?;
         let sought = wider.as_ref().unwrap_or(&query);
-        let answered = opened.run(py, |o| match &filters {
-            Some(filters) => o.collection.query_each(vectors, filters, sought),
-            None => o.collection.query_many(vectors, sought),
-        })?;
+        // Tells nobody but Ctrl-C.
+        let mut progress = Progress::default();
+        let answered = opened.run(py, |o| {
+            let mut tell = |done, all| progress.tell(done, all);
+            o.collection.query_many_watched(vectors, filters.as_deref(), sought, &mut tell)
+        });
+        let answered = progress.outcome(answered)?;
         let mut reader = Reader::new(py);
         let lists = PyList::empty(py);
         for hits in &answered {

@@ -140,3 +140,15 @@ def test_the_example_of_the_guide_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (example,) = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     exec(compile(example, "filters.md", "exec"), {})
+
+
+def test_many_queries_answer_as_each_would(path, rng):
+    vectors = rng.normal(size=(300, 4)).astype(np.float32)
+    with NoPokeDB(dim=4, path=path) as db:
+        db.add_many(vectors, [{"n": i % 7} for i in range(300)], documents=[f"word{i % 5}" for i in range(300)])
+        filters = [{"n": i % 7} if i % 3 else None for i in range(200)]
+        for named in ({}, {"exact": True}, {"mmr": 0.5}, {"text": "word3"}):
+            singly = [db.query(vectors[i], k=2, where=filters[i], **named) for i in range(200)]
+            assert db.query_many(vectors[:200], k=2, where=filters, **named) == singly
+            singly = [db.query(vectors[i], k=2, **named) for i in range(200)]
+            assert db.query_many(vectors[:200], k=2, **named) == singly

@@ -1,5 +1,8 @@
 """Long calls say how far they are, and end when the one they tell raises."""
 
+import signal
+import time
+
 import numpy as np
 import pytest
 
@@ -61,3 +64,35 @@ def test_add_many_tells_its_progress_and_stays_whole(path, rng, capfd, ids):
         with pytest.raises(InvalidError, match="progress must be"):
             db.add_many(vectors, progress=3)
         assert len(db) == 40_000
+
+
+@pytest.mark.parametrize("call", ["query_many", "recall"])
+def test_ctrl_c_ends_a_long_search(path, rng, call):
+    class Interrupt(Exception):
+        pass
+
+    def interrupt(*_):
+        raise Interrupt
+
+    vectors = rng.normal(size=(20_000, 32)).astype(np.float32)
+    with NoPokeDB(dim=32, path=path) as db:
+        db.add_many(vectors)
+        search = {
+            "query_many": lambda: db.query_many(vectors[:2_000], k=1, exact=True),
+            "recall": lambda: db.recall(k=1, sample=2_000),
+        }[call]
+        start = time.thread_time()
+        search()
+        whole = time.thread_time() - start
+        before = signal.signal(signal.SIGVTALRM, interrupt)
+        try:
+            start = time.thread_time()
+            with pytest.raises(Interrupt):
+                # By the processor's time, not the clock's: a busy machine changes nothing.
+                signal.setitimer(signal.ITIMER_VIRTUAL, whole / 10)
+                search()
+            assert time.thread_time() - start < whole * 0.7
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, before)
+        assert len(db.query(vectors[0], k=3)) == 3

@@ -7,6 +7,7 @@ mod select;
 mod text;
 mod write;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::SystemTime;
@@ -23,7 +24,7 @@ use crate::query::examples::Blend;
 use crate::query::execute::{self, Filters, Scope, Sought};
 use crate::query::explain::{Explanation, Trace};
 use crate::query::request::{Hit, Query};
-use crate::types::{Id, Metric, Slot, Tokenizer};
+use crate::types::{Id, Metric, Slot, Tokenizer, Watch};
 use crate::vectors::keys::public_id;
 use crate::vectors::view::View;
 
@@ -31,6 +32,9 @@ pub use facets::Facet;
 
 /// The largest document: one row must fit a log frame.
 pub const MAX_DOCUMENT_BYTES: usize = 32 << 20;
+
+/// Vectors of one call that are searched for between two looks whether to go on: whole tiles of a scan that they share.
+const WATCHED: usize = 64;
 
 /// What goes with a new vector.
 #[derive(Clone, Debug, Default)]
@@ -225,7 +229,7 @@ impl Collection {
         if query.text.is_some() {
             return Ok(self.hybrid(Some(vector), query, Trace::default)?.0);
         }
-        Ok(self.search(vector, shared(query), query)?.pop().unwrap_or_default())
+        Ok(self.search(vector, shared(query), query, &mut to_the_end)?.pop().unwrap_or_default())
     }
 
     /// [`Collection::query`], and how it was answered; [`Collection::search_text`] if `vector` is empty, and the query has a text and
@@ -246,16 +250,13 @@ impl Collection {
         }
         self.check_vector(vector, query)?;
         query.validate()?;
-        let (mut hits, explanation) = self.search_traced(vector, shared(query), query, Trace::on)?;
+        let (mut hits, explanation) = self.search_traced(vector, shared(query), query, Trace::on, &mut to_the_end)?;
         Ok((hits.pop().unwrap_or_default(), explanation))
     }
 
     /// [`Collection::query`] for many vectors, row-major.
     pub fn query_many(&self, vectors: &[f32], query: &Query) -> Result<Vec<Vec<Hit>>> {
-        self.check()?;
-        self.check_vectors(vectors, None)?;
-        check_many(query)?;
-        self.search(vectors, shared(query), query)
+        self.query_many_watched(vectors, None, query, &mut to_the_end)
     }
 
     /// [`Collection::query_many`] with a filter for each vector in place of the query's own.
@@ -263,27 +264,51 @@ impl Collection {
     /// # Errors
     /// As [`Collection::query`]; also `Invalid` when there are not as many filters as vectors.
     pub fn query_each(&self, vectors: &[f32], filters: &[Option<Filter>], query: &Query) -> Result<Vec<Vec<Hit>>> {
+        self.query_many_watched(vectors, Some(filters), query, &mut to_the_end)
+    }
+
+    /// [`Collection::query_many`], or [`Collection::query_each`] if `filters` are given, with `progress` told now and then how
+    /// many of how many vectors were searched for.
+    ///
+    /// # Errors
+    /// As of these; `Invalid` if `progress` breaks.
+    pub fn query_many_watched(
+        &self,
+        vectors: &[f32],
+        filters: Option<&[Option<Filter>]>,
+        query: &Query,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Vec<Vec<Hit>>> {
         self.check()?;
         let rows = self.check_vectors(vectors, None)?;
         check_many(query)?;
+        let Some(filters) = filters else { return self.search(vectors, shared(query), query, progress) };
         if filters.len() != rows {
             let message = format!("got {rows} vectors but {} filters; give one per vector", filters.len());
             return Err(Error::new(ErrorKind::Invalid(Subject::Filter), message));
         }
         filters.iter().flatten().try_for_each(Filter::check)?;
-        self.search(vectors, Filters::Each(filters), query)
+        self.search(vectors, Filters::Each(filters), query, progress)
     }
 
     /// The hits of each of `vectors`, all in one snapshot; `filters` stand for that of `query`.
-    fn search(&self, vectors: &[f32], filters: Filters<'_>, query: &Query) -> Result<Vec<Vec<Hit>>> {
+    fn search(
+        &self,
+        vectors: &[f32],
+        filters: Filters<'_>,
+        query: &Query,
+        progress: Watch<'_>,
+    ) -> Result<Vec<Vec<Hit>>> {
         if query.text.is_some() {
+            let all = vectors.len() / self.dim();
             let each = |(i, vector)| {
+                go_on(&mut *progress, i, all)?;
                 let filter = filters.of(i).cloned();
                 Ok(self.hybrid(Some(vector), &Query { filter, ..query.clone() }, Trace::default)?.0)
             };
             return vectors.chunks_exact(self.dim()).enumerate().map(each).collect();
         }
-        Ok(self.search_traced(vectors, filters, query, Trace::default)?.0)
+        Ok(self.search_traced(vectors, filters, query, Trace::default, progress)?.0)
     }
 
     /// [`Collection::search`], written along in a `trace`.
@@ -293,6 +318,7 @@ impl Collection {
         filters: Filters<'_>,
         query: &Query,
         trace: fn() -> Trace,
+        progress: Watch<'_>,
     ) -> Result<(Vec<Vec<Hit>>, Explanation)> {
         loop {
             let generation = self.core.generation();
@@ -311,11 +337,36 @@ impl Collection {
                 let (vectors, without) = blended.insert(found);
                 (sought.vectors, sought.without) = (&*vectors, &*without);
             }
-            if let Some(hits) = execute::run(&scope, sought, query)? {
+            if let Some(hits) = self.run_watched(&scope, sought, query, &mut *progress)? {
                 scope.trace.tell(|told| told.rows = scope.view.snapshot.live as usize);
                 return Ok((hits, scope.trace.finish()));
             }
         }
+    }
+
+    /// [`execute::run`] for some of the vectors after the others, all in one scope.
+    fn run_watched(
+        &self,
+        scope: &Scope<'_>,
+        sought: Sought<'_>,
+        query: &Query,
+        progress: Watch<'_>,
+    ) -> Result<Option<Vec<Vec<Hit>>>> {
+        let all = sought.vectors.len() / self.dim();
+        if all <= WATCHED {
+            go_on(&mut *progress, 0, all)?;
+            return execute::run(scope, sought, query);
+        }
+        let mut answers = Vec::with_capacity(all);
+        for vectors in sought.vectors.chunks(WATCHED * self.dim()) {
+            go_on(&mut *progress, answers.len(), all)?;
+            let filters = sought.filters.from(answers.len());
+            let Some(hits) = execute::run(scope, Sought { vectors, filters, ..sought }, query)? else {
+                return Ok(None);
+            };
+            answers.extend(hits);
+        }
+        Ok(Some(answers))
     }
 
     /// The vector that the query's examples (and `vector`, unless it is empty) make up, and the examples' slots, sorted.
@@ -403,6 +454,19 @@ impl std::fmt::Debug for Collection {
 /// The filter of `query`, for every vector.
 fn shared(query: &Query) -> Filters<'_> {
     Filters::Shared(query.filter.as_ref())
+}
+
+/// Of a call that nobody watches.
+fn to_the_end(_done: usize, _all: usize) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// An error if what watches the call wants it to end.
+fn go_on(progress: Watch<'_>, done: usize, all: usize) -> Result<()> {
+    match progress(done, all) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::argument("stopped by what was told the progress")),
+    }
 }
 
 /// Refuses what only one query can ask for.

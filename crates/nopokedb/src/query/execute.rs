@@ -56,6 +56,14 @@ impl<'a> Filters<'a> {
             Filters::Each(filters) => filters.get(i).and_then(Option::as_ref),
         }
     }
+
+    /// Those of the `i`-th query and all after it.
+    pub(crate) fn from(self, i: usize) -> Filters<'a> {
+        match self {
+            Filters::Shared(_) => self,
+            Filters::Each(filters) => Filters::Each(filters.get(i..).unwrap_or_default()),
+        }
+    }
 }
 
 /// What is looked for.
