@@ -7,6 +7,7 @@
 //! Arguments are taken as `PyAny`, so that a wrong one raises this package's errors and not PyO3's; the signatures that
 //! `help()` shows are therefore written out.
 
+use std::ffi::OsStr;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -276,8 +277,8 @@ impl NoPokeDB {
     /// >>> NoPokeDB(dim=2, path="path").path
     /// 'path'
     #[getter]
-    fn path(&self, py: Python<'_>) -> PyResult<&str> {
-        Ok(&self.opened(py)?.path)
+    fn path(&self, py: Python<'_>) -> PyResult<&OsStr> {
+        Ok(self.opened(py)?.path.as_os_str())
     }
 
     /// Links per row of the search graph.
@@ -365,9 +366,13 @@ impl NoPokeDB {
     }
 
     fn __repr__(&self) -> String {
-        let Some(Opened { collection, path, .. }) = self.opened.get() else { return "NoPokeDB(not opened)".into() };
-        let rows = collection.len().map_or_else(|_| "closed".into(), |rows| format!("rows={rows}"));
-        format!("NoPokeDB('{path}', {rows}, dim={}, space='{}')", collection.dim(), collection.metric())
+        let Some(opened) = self.opened.get() else { return "NoPokeDB(not opened)".into() };
+        let Opened { collection, path, name, .. } = opened;
+        let name = name.as_ref().map_or_else(String::new, |name| format!("collection={name:?}, "));
+        let rows = opened.served().and_then(|o| o.collection.len());
+        let rows = rows.map_or_else(|_| "closed".into(), |rows| format!("rows={rows}"));
+        let path = path.to_string_lossy();
+        format!("NoPokeDB('{path}', {name}{rows}, dim={}, space='{}')", collection.dim(), collection.metric())
     }
 }
 

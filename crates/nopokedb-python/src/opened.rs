@@ -130,12 +130,12 @@ impl Named<'_, '_> {
 pub(crate) struct Opened {
     pub(crate) database: Database,
     pub(crate) collection: Collection,
-    /// As it was given.
-    pub(crate) path: String,
+    /// As it was given, in whatever bytes.
+    pub(crate) path: PathBuf,
     /// The beam width of queries that give none.
     pub(crate) ef: AtomicUsize,
-    /// Whether this is one of the database's named collections, which lets go of nothing when it is closed.
-    named: bool,
+    /// Of one of the database's named collections, which lets go of nothing when it is closed.
+    pub(crate) name: Option<String>,
     /// Whether a named collection's handle was closed; the database knows by itself.
     closed: AtomicBool,
 }
@@ -150,8 +150,7 @@ impl Opened {
             warn(py, &format!("{}: {}", path.display(), imported.summary()))?;
         }
         let collection = database.collection();
-        let (path, closed) = (path.to_string_lossy().into_owned(), AtomicBool::new(false));
-        Ok(Opened { database, collection, path, ef, named: false, closed })
+        Ok(Opened { database, collection, path, ef, name: None, closed: AtomicBool::new(false) })
     }
 
     /// A collection of the same directory, made if there is none.
@@ -166,14 +165,14 @@ impl Opened {
             collection,
             path,
             ef,
-            named: true,
+            name: Some(name),
             closed: AtomicBool::new(false),
         })
     }
 
     /// Closes the directory, or this handle to one of its collections.
     pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if self.named {
+        if self.name.is_some() {
             self.closed.store(true, Relaxed);
             return Ok(());
         }

@@ -117,3 +117,12 @@ def test_recall_is_measured_against_exact_search(path, rng):
         for bad in [{"k": 0}, {"sample": 0}, {"ef": 0}]:
             with pytest.raises(InvalidError, match=next(iter(bad))):
                 db.recall(**bad)
+
+
+def test_a_handle_says_which_collection_it_is(path):
+    with NoPokeDB(dim=2, path=path) as db:
+        notes = db.collection("my notes", dim=3)
+        assert repr(notes) == f"NoPokeDB('{path}', collection=\"my notes\", rows=0, dim=3, space='cosine')"
+        assert repr(db) == f"NoPokeDB('{path}', rows=0, dim=2, space='cosine')"
+        notes.close()
+        assert "closed" in repr(notes) and "closed" not in repr(db)
