@@ -113,3 +113,18 @@ def test_groups_diversity_examples_and_explanations_go_with_words(db):
     told = db.query([0, 0], text="apple", explain=True).explanation
     assert told["text_candidates"] == 4 and told["candidates"] == 6 and told["plan"] != "words"
     assert db.query([0, 0], explain=True).explanation["text_candidates"] is None
+
+
+def test_a_document_with_nul_is_quoted_whole(path):
+    with NoPokeDB(dim=2, path=path) as db:
+        db.add([1, 0], document="alpha\0beta gamma")
+        hit = db.query(text="gamma", include=["snippet", "document"])[0]
+        assert (hit["snippet"], hit["document"]) == ("alpha beta **gamma**", "alpha\0beta gamma")
+
+
+def test_weights_stay_numbers_where_distances_are_infinite(path):
+    with NoPokeDB(dim=2, path=path, space="l2") as db:
+        db.add_many([[0, 0], [1, 0], [3e38, 0]], documents=["red", "green", "blue"])
+        hits = db.query([0, 0], text="blue", k=3, fusion={"vector": 0.7, "text": 0.2})
+        assert [hit["id"] for hit in hits] == [0, 1, 2]
+        assert [round(hit["score"], 3) for hit in hits] == [0.7, 0.7, 0.2] and hits[2]["distance"] == float("inf")

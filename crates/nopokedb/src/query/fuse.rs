@@ -106,8 +106,10 @@ pub(crate) fn fuse(sides: &Sides<'_>, fusion: Fusion, metric: Metric) -> Vec<Fus
     fused
 }
 
-/// Where `x` lies between `low` (0) and `high` (1). Where these are equal there is one best, and it is 1.
+/// Where `x` lies between `low` (0) and `high` (1). Where these are equal there is one best, and it is 1. Vectors of huge numbers
+/// have infinite scores, which count as the largest number; a quarter of that leaves room for the difference.
 fn part(x: f32, low: f32, high: f32) -> f32 {
+    let [x, low, high] = [x, low, high].map(|score| score.clamp(f32::MIN, f32::MAX) / 4.0);
     if high > low { ((x - low) / (high - low)).clamp(0.0, 1.0) } else { f32::from(u8::from(x >= high)) }
 }
 

@@ -5,6 +5,7 @@
 //! 2. Distances are exact also for rows that only the words found.
 //! 3. With groups there are as many as asked for, if there are: where the first rows that are looked at are too few, more are.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use super::diversify;
@@ -244,7 +245,12 @@ impl Hybrid<'_> {
         let end = (0..=document.len().min(SNIPPET_BYTES)).rev().find(|&i| document.is_char_boundary(i)).unwrap_or(0);
         let (marks, words) = ((&*self.text.marks.0, &*self.text.marks.1), self.text.snippet_words);
         let words = u32::try_from(words).unwrap_or(64);
-        let quote = |scratch: &Scratch| scratch.snippet(&document[..end], expression, marks, words);
+        // FTS5 counts bytes but quotes only up to a NUL.
+        let shown = match document[..end].contains('\0') {
+            true => Cow::Owned(document[..end].replace('\0', " ")),
+            false => Cow::Borrowed(&document[..end]),
+        };
+        let quote = |scratch: &Scratch| scratch.snippet(&shown, expression, marks, words);
         self.source.applier.with_scratch(self.source.tokenizer, quote)
     }
 }

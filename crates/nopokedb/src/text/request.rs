@@ -68,6 +68,14 @@ impl Text {
             return Err(Error::argument("text is empty; give some words to search for, or none at all"));
         }
         in_range("the length of text in bytes", self.query.len(), 1, MAX_BYTES)?;
+        if self.syntax == TextSyntax::Fts5 && self.mode == TextMode::All {
+            return Err(Error::argument(
+                "text_mode is about plain words, and an FTS5 expression says by itself which it needs; leave text_mode out",
+            ));
+        }
+        if self.marks.0.contains('\0') || self.marks.1.contains('\0') {
+            return Err(Error::argument("highlight holds a NUL character, which no snippet can have; use others"));
+        }
         in_range("snippet_words", self.snippet_words, 1, 64)
     }
 }
