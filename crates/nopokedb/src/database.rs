@@ -232,7 +232,7 @@ impl Database {
     /// `timeout` passed first. Searches never need it: rows outside the graph are scanned.
     pub fn wait_indexed(&self, timeout: Option<Duration>) -> Result<bool> {
         self.handle.check()?;
-        let deadline = timeout.map(|t| Instant::now() + t);
+        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
         self.handle.engine.wait_indexed(deadline)
     }
 

@@ -84,7 +84,7 @@ fn one_refused_write_refuses_the_batch_and_a_dropped_one_changes_nothing() {
     let twice = refused(&|batch| drop(batch.add(&[1.0, 0.0], row("b", "{}"))));
     assert_eq!(twice.kind(), ErrorKind::Invalid(Subject::DuplicateId));
     let gone = refused(&|batch| batch.update("a", json("{}"), &[]).unwrap());
-    assert!(gone.message().contains("no row a to update"), "{gone}");
+    assert!(gone.message().contains("no row \"a\" to update"), "{gone}");
     refused(&|batch| batch.upsert("none", Change::default()).unwrap());
     refused(&|batch| drop(batch.add(&[1.0, 0.0], row("", "{}"))));
     let mut batch = c.batch();

@@ -203,7 +203,7 @@ impl Collection {
                     None => (None, None, None, 0),
                 };
                 let missing =
-                    || Error::argument(format!("there is no row {id} to change; give a vector as well to insert it"));
+                    || Error::argument(format!("there is no row {id:?} to change; give a vector as well to insert it"));
                 Ok(Some(Some(Row {
                     vector: change.vector.or(vector).ok_or_else(missing)?,
                     metadata: change.metadata.or(metadata),
@@ -212,7 +212,7 @@ impl Collection {
                 })))
             }
             Write::Update(set, remove) => {
-                let mut row = old()?.ok_or_else(|| Error::argument(format!("there is no row {id} to update")))?;
+                let mut row = old()?.ok_or_else(|| Error::argument(format!("there is no row {id:?} to update")))?;
                 row.metadata = Some(row.metadata.unwrap_or_default().merged(&set, &remove)?);
                 Ok(Some(Some(row)))
             }

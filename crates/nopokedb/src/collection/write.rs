@@ -127,7 +127,7 @@ impl Collection {
         };
         let expires_ms = self.expires_ms(change.expires.or(old_expiry))?;
         let vector = change.vector.or(old_vector).ok_or_else(|| {
-            Error::argument(format!("there is no row {id} to change; give a vector as well to insert it"))
+            Error::argument(format!("there is no row {id:?} to change; give a vector as well to insert it"))
         })?;
         held.reservation.insert();
         let metadata = change.metadata.or(old_metadata);
