@@ -248,7 +248,7 @@ fn diversity(value: &Bound<'_, PyAny>) -> PyResult<Option<Diversity>> {
 
 /// The ids of examples.
 fn examples(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<Id>> {
-    if ids::is_many(value) { ids::ids(value) } else { Ok(vec![ids::id(name, value)?]) }
+    if ids::is_many(value) { ids::ids(value, None) } else { Ok(vec![ids::id(name, value)?]) }
 }
 
 /// A limit. Rounded to what scores and distances are, which are f32.

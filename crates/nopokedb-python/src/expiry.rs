@@ -7,7 +7,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyString};
 
-use crate::errors::invalid;
+use crate::errors::{caused_by, invalid};
 use crate::rows::{each, shown};
 
 /// The expiry of one row; `None` if neither is given.
@@ -38,7 +38,7 @@ pub(crate) fn many(
             false => if relative { after(&name, item) } else { instant(&name, item) }.map(Some),
         }
     };
-    each(list, name, convert).map(Some)
+    each(list, name, Some(n), convert).map(Some)
 }
 
 fn is_list(value: &Bound<'_, PyAny>) -> bool {
@@ -70,7 +70,14 @@ fn after(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Expiry> {
 fn instant(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Expiry> {
     let py = value.py();
     let seconds = match value.getattr_opt(intern!(py, "timestamp"))? {
-        Some(timestamp) => timestamp.call0()?.extract::<f64>().ok(),
+        Some(timestamp) => {
+            let seconds = timestamp.call0().map_err(|cause| {
+                let message =
+                    format!("{name} lies outside of the calendar of local time, give it a time zone: {}", shown(value));
+                caused_by(py, invalid(py, message), cause)
+            })?;
+            seconds.extract::<f64>().ok()
+        }
         None => number(value),
     };
     match seconds {

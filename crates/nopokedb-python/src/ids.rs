@@ -48,7 +48,7 @@ pub(crate) fn sought_ids(value: &Bound<'_, PyAny>) -> PyResult<Vec<Option<Id>>> 
     if !is_many(value) {
         return Err(invalid(value.py(), format!("ids must be a list of ids, got {}", type_name(value))));
     }
-    each(value, "ids", |_, item| sought(item))
+    each(value, "ids", None, |_, item| sought(item))
 }
 
 /// The id to write under.
@@ -63,14 +63,14 @@ pub(crate) fn id(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Id> {
     integer(value).flatten().and_then(|id| u64::try_from(id).ok()).map(Id::Int).ok_or_else(refused)
 }
 
-/// The ids of a batch, from any iterable of integers and strs.
-pub(crate) fn ids(value: &Bound<'_, PyAny>) -> PyResult<Vec<Id>> {
+/// The ids of a batch of `n`, if that is known, from any iterable of integers and strs.
+pub(crate) fn ids(value: &Bound<'_, PyAny>, n: Option<usize>) -> PyResult<Vec<Id>> {
     // An array's elements as Python objects, all at once.
     let list = match value.getattr_opt(intern!(value.py(), "tolist"))? {
         Some(tolist) => tolist.call0()?,
         None => value.clone(),
     };
-    each(&list, "ids", |i, item| match item.cast_exact::<PyInt>().ok().and_then(|n| n.extract::<u64>().ok()) {
+    each(&list, "ids", n, |i, item| match item.cast_exact::<PyInt>().ok().and_then(|n| n.extract::<u64>().ok()) {
         Some(number) => Ok(Id::Int(number)),
         None => id(&format!("ids[{i}]"), item),
     })

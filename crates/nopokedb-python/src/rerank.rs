@@ -23,6 +23,9 @@ impl<'py> Rerank<'py> {
             let message = format!("rerank must be a function of the hits, got {}", type_name(function));
             return Err(PyTypeError::new_err(message));
         }
+        if factor == Some(0) {
+            return Err(invalid(function.py(), "rerank_factor must be at least 1, got 0"));
+        }
         Ok(Rerank { function: function.clone(), factor: factor.unwrap_or(USUAL_FACTOR) })
     }
 

@@ -25,29 +25,32 @@ pub(crate) fn count(name: &str, low: usize, value: &Bound<'_, PyAny>) -> PyResul
 pub(crate) fn path(value: &Bound<'_, PyAny>) -> PyResult<PathBuf> {
     let py = value.py();
     let refused = |cause| caused_by(py, invalid(py, "path must be a str or an os.PathLike"), cause);
-    value.extract::<PathBuf>().map_err(refused)
+    let path = value.extract::<PathBuf>().map_err(refused)?;
+    if path.as_os_str().is_empty() {
+        return Err(invalid(py, "the path is empty; give a directory, \".\" for the current one"));
+    }
+    Ok(path)
 }
 
-/// A timeout.
+/// A timeout; infinity is one that never comes.
 pub(crate) fn seconds(py: Python<'_>, value: f64) -> PyResult<Duration> {
+    if value == f64::INFINITY {
+        return Ok(Duration::MAX);
+    }
     Duration::try_from_secs_f64(value)
         .map_err(|_| invalid(py, format!("timeout must be a number of seconds, 0 or more, got {value}")))
 }
 
-/// The metadata of a batch: dicts or None.
-pub(crate) fn metadatas(value: &Bound<'_, PyAny>) -> PyResult<Vec<Option<Metadata>>> {
-    each(
-        value,
-        "metadatas",
-        |row, item| {
-            if item.is_none() { Ok(None) } else { json::metadata_of(item, Some(row)).map(Some) }
-        },
-    )
+/// The metadata of a batch of `n`: dicts or None.
+pub(crate) fn metadatas(value: &Bound<'_, PyAny>, n: usize) -> PyResult<Vec<Option<Metadata>>> {
+    each(value, "metadatas", Some(n), |row, item| {
+        if item.is_none() { Ok(None) } else { json::metadata_of(item, Some(row)).map(Some) }
+    })
 }
 
-/// The documents of a batch: str or None.
-pub(crate) fn documents(value: &Bound<'_, PyAny>) -> PyResult<Vec<Option<String>>> {
-    each(value, "documents", |i, item| {
+/// The documents of a batch of `n`: str or None.
+pub(crate) fn documents(value: &Bound<'_, PyAny>, n: usize) -> PyResult<Vec<Option<String>>> {
+    each(value, "documents", Some(n), |i, item| {
         if item.is_none() { Ok(None) } else { document(&format!("documents[{i}]"), item).map(Some) }
     })
 }
@@ -63,10 +66,12 @@ pub(crate) fn document(name: &str, value: &Bound<'_, PyAny>) -> PyResult<String>
     })
 }
 
-/// One conversion for each item of an iterable.
+/// One conversion for each item of an iterable. Where there are to be `n` of them, an iterator that goes on and on ends in an
+/// error rather than in all memory taken.
 pub(crate) fn each<'py, T>(
     value: &Bound<'py, PyAny>,
     name: &str,
+    n: Option<usize>,
     mut convert: impl FnMut(usize, &Bound<'py, PyAny>) -> PyResult<T>,
 ) -> PyResult<Vec<T>> {
     let one_value =
@@ -75,7 +80,12 @@ pub(crate) fn each<'py, T>(
         invalid(value.py(), format!("{name} must be a list with one entry per vector, got {}", type_name(value)))
     })?;
     let mut converted = Vec::with_capacity(value.len().unwrap_or(0));
+    let endless = value.len().is_err();
     for (i, item) in items.enumerate() {
+        if endless && n == Some(i) {
+            let message = format!("got {i} vectors but more {name} than that; give one per vector");
+            return Err(invalid(value.py(), message));
+        }
         converted.push(convert(i, &item?)?);
     }
     Ok(converted)

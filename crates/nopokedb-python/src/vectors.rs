@@ -12,7 +12,7 @@ use numpy::{PyArrayDescrMethods, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedAr
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple, PyType};
 
 use crate::errors::{caused_by, invalid, raise, type_name, wrong_shape};
 
@@ -77,6 +77,10 @@ fn as_array<'py>(object: &Bound<'py, PyAny>, what: &str) -> PyResult<Bound<'py, 
     }
     if object.is_instance_of::<PyString>() {
         let message = format!("{what} must be numbers, got a str; make a vector of the text with your embedding model");
+        return Err(invalid(py, message));
+    }
+    if object.is_instance_of::<PyBytes>() {
+        let message = format!("{what} must be numbers, got bytes; read them with numpy.frombuffer(..., numpy.float32)");
         return Err(invalid(py, message));
     }
     let asarray = ASARRAY.get_or_try_init(py, || py.import("numpy")?.getattr("asarray").map(Bound::unbind))?;

@@ -64,12 +64,13 @@ impl NoPokeDB {
     ) -> PyResult<Bound<'py, PyList>> {
         let opened = self.opened(py)?;
         let vectors = vectors::many(vectors, &opened.collection)?;
+        let n = vectors.as_slice().len() / opened.collection.dim();
         let rows = NewRows {
-            ids: ids.map(ids::ids).transpose()?,
-            metadatas: metadatas.map(rows::metadatas).transpose()?,
-            documents: documents.map(rows::documents).transpose()?,
+            ids: ids.map(|ids| ids::ids(ids, Some(n))).transpose()?,
+            metadatas: metadatas.map(|metadatas| rows::metadatas(metadatas, n)).transpose()?,
+            documents: documents.map(|documents| rows::documents(documents, n)).transpose()?,
             on_conflict: on_conflict.map(ids::on_conflict).transpose()?.unwrap_or_default(),
-            expires: expiry::many(vectors.as_slice().len() / opened.collection.dim(), ttl, expires_at)?,
+            expires: expiry::many(n, ttl, expires_at)?,
         };
         let vectors = vectors.as_slice();
         let mut progress = Progress::new("add_many", progress)?;

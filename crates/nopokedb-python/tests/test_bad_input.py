@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import itertools
 import os
 import uuid
 
@@ -103,6 +104,33 @@ REFUSED = {
     "setting a huge ef": (lambda db: setattr(db, "ef", 65_537), InvalidError, ["ef", "65536", "got 65537"]),
     "new id without vector": (lambda db: db.upsert(99, metadata={}), InvalidError, ["99", "vector"]),
     "negative timeout": (lambda db: db.wait_indexed(timeout=-1), InvalidError, ["timeout", "-1"]),
+    "ids without end": (lambda db: db.add_many(np.ones((2, 4)), ids=itertools.count(50)), InvalidError, ["2 vectors", "ids"]),
+    "metadatas without end": (lambda db: db.add_many(np.ones((2, 4)), itertools.repeat({})), InvalidError, ["2 vectors", "metadatas"]),
+    "documents without end": (
+        lambda db: db.add_many(np.ones((2, 4)), documents=itertools.repeat("x")),
+        InvalidError,
+        ["2 vectors", "documents"],
+    ),
+    "ttls without end": (lambda db: db.add_many(np.ones((2, 4)), ttl=itertools.repeat(5)), InvalidError, ["2 vectors", "ttl"]),
+    "bytes as a vector": (lambda db: db.add(np.ones(4, "f4").tobytes()), InvalidError, ["bytes", "frombuffer"]),
+    "rerank_factor of 0": (
+        lambda db: db.query(np.ones(4), rerank=list, rerank_factor=0),
+        InvalidError,
+        ["rerank_factor", "got 0"],
+    ),
+    "the calendar's first day": (
+        lambda db: db.add(np.ones(4), expires_at=datetime.datetime.min),
+        InvalidError,
+        ["expires_at", "time zone"],
+    ),
+    "a mode for an expression": (
+        lambda db: db.query(text="a b", text_mode="all", text_syntax="fts5"),
+        InvalidError,
+        ["leave text_mode out"],
+    ),
+    "NUL as a highlight": (lambda db: db.query(text="a", highlight=("\0", "")), InvalidError, ["highlight", "NUL"]),
+    "update of no row": (lambda db: db.update("nope", {"a": 1}), InvalidError, ['no row "nope"']),
+    "backup to an empty path": (lambda db: db.backup(""), InvalidError, ["path is empty"]),
 }
 
 

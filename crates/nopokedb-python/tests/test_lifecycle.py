@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import os
 import pathlib
 import pickle
 import shutil
@@ -128,3 +129,14 @@ def test_a_subclass_that_never_opened_says_so():
     with pytest.raises(nopokedb.ClosedError, match="__init__"):
         len(db)
     db.close()
+
+
+def test_a_path_need_not_be_unicode(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    with NoPokeDB(dim=2, path=path) as db:
+        assert db.path == path and os.path.isdir(db.path)
+
+
+def test_to_wait_without_end_is_infinity(path):
+    with NoPokeDB(dim=2, path=path, timeout=float("inf")) as db:
+        assert db.wait_indexed(float("inf"))

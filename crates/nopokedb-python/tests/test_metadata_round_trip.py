@@ -5,6 +5,7 @@ import enum
 import json
 import math
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -173,3 +174,11 @@ def test_keys_with_the_same_text_are_not_merged_quietly(db):
 
     with pytest.raises(nopokedb.MetadataError, match="twice"):
         db.add(np.ones(4), {Odd("a"): 1, Odd("a"): 2})
+
+
+def test_any_mapping_is_metadata(db):
+    mappings = [types.MappingProxyType({"a": 1}), collections.UserDict(a=1), collections.ChainMap({"a": 1}, {"a": 2})]
+    for mapping in mappings:
+        assert db.get(db.add(np.ones(4), mapping)) == {"a": 1}
+    ids = db.add_many(np.ones((3, 4)), mappings)
+    assert db.get(ids) == [{"a": 1}] * 3

@@ -1,6 +1,6 @@
 //! Python objects to JSON text.
 //!
-//! What is taken: dicts, lists, tuples (they come back as lists), str, bool, int in 64 bits, finite float,
+//! What is taken: dicts (the outermost may be any mapping), lists, tuples (they come back as lists), str, bool, int in 64 bits, finite float,
 //! None, subclasses of these, and NumPy scalars of these kinds by their `.item()`. Everything else is refused by name,
 //! with the path of keys that leads to it: nothing is turned into a string quietly.
 //!
@@ -12,7 +12,7 @@
 use nopokedb::{MAX_DEPTH, MAX_METADATA_BYTES, Metadata};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyMapping, PyString, PyTuple, PyType};
 
 use crate::errors::{bad_metadata, caused_by, raise, type_name};
 
@@ -20,9 +20,18 @@ use crate::errors::{bad_metadata, caused_by, raise, type_name};
 pub(crate) fn metadata_of(object: &Bound<'_, PyAny>, row: Option<usize>) -> PyResult<Metadata> {
     let py = object.py();
     let mut writer = Writer { out: Vec::with_capacity(128), only_str: false, unusual_keys: false };
-    let Ok(dict) = object.cast::<PyDict>() else {
-        let what = format!("must be a dict, got {}", type_name(object));
-        return Err(Fault::new(what).into_error(py, row));
+    let copied;
+    let dict = match object.cast::<PyDict>() {
+        Ok(dict) => dict,
+        Err(_) => {
+            let Ok(mapping) = object.cast::<PyMapping>() else {
+                let what = format!("must be a dict, got {}", type_name(object));
+                return Err(Fault::new(what).into_error(py, row));
+            };
+            copied = PyDict::new(py);
+            copied.update(mapping)?;
+            &copied
+        }
     };
     writer.dict(dict, 1).map_err(|fault| fault.into_error(py, row))?;
     let text = String::from_utf8(writer.out).map_err(|e| bad_metadata(py, format!("metadata is not text: {e}")))?;
