@@ -69,7 +69,7 @@ impl NoPokeDB {
         answers::explained(&hits, &explanation)
     }
 
-    /// `query` for many vectors at once, all in one snapshot.
+    /// `query` for many vectors at once, all in one snapshot (with `text`, each in the newest).
     ///
     /// Parameters
     /// ----------
