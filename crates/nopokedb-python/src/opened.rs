@@ -144,8 +144,12 @@ impl Opened {
     pub(crate) fn open(py: Python<'_>, given: &Given<'_, '_>, progress: &mut Progress) -> PyResult<Opened> {
         let (options, path) = (given.options(py)?, given.path()?);
         let ef = AtomicUsize::new(options.ef);
-        let database =
-            without_gil(py, || Database::open_watched(&path, options, &mut |done, all| progress.tell(done, all)))?;
+        let mut tell = |done, all| match all {
+            // Waiting for another process to let go.
+            0 => progress.listen(),
+            _ => progress.tell(done, all),
+        };
+        let database = without_gil(py, || Database::open_watched(&path, options, &mut tell))?;
         if let Some(imported) = database.imported() {
             warn(py, &format!("{}: {}", path.display(), imported.summary()))?;
         }

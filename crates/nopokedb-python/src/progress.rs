@@ -45,16 +45,28 @@ impl Progress {
 
     /// Says that `done` of `total` are done. The caller holds no lock of Python's.
     pub(crate) fn tell(&mut self, done: usize, total: usize) -> ControlFlow<()> {
-        let is_due = self.looked.is_none_or(|at| at.elapsed() >= SIGNAL_CHECK);
-        // What is done is not taken back by a signal: it comes when the call returns.
-        if self.function.is_none() && (!is_due || done >= total) {
+        let Some(function) = &self.function else {
+            // What is done is not taken back by a signal: it comes when the call returns.
+            return if done >= total { ControlFlow::Continue(()) } else { self.listen() };
+        };
+        let told = Python::attach(|py| {
+            py.check_signals()?;
+            function.call1(py, (done, total)).map(drop)
+        });
+        self.unless_raised(told)
+    }
+
+    /// Looks whether Ctrl-C was pressed, where there is nothing to tell.
+    pub(crate) fn listen(&mut self) -> ControlFlow<()> {
+        if self.looked.is_some_and(|at| at.elapsed() < SIGNAL_CHECK) {
             return ControlFlow::Continue(());
         }
         self.looked = Some(Instant::now());
-        let told = Python::attach(|py| {
-            py.check_signals()?;
-            self.function.as_ref().map_or(Ok(()), |function| function.call1(py, (done, total)).map(drop))
-        });
+        let heard = Python::attach(|py| py.check_signals());
+        self.unless_raised(heard)
+    }
+
+    fn unless_raised(&mut self, told: PyResult<()>) -> ControlFlow<()> {
         match told {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {

@@ -51,6 +51,26 @@ def test_a_second_process_waits_for_as_long_as_it_is_told(path, holder):
         assert db.get(0) == {"by": "holder"}
 
 
+def test_ctrl_c_ends_the_waiting_for_a_second_process(path, holder):
+    class Interrupt(Exception):
+        pass
+
+    def interrupt(*_):
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        begun = time.perf_counter()
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(Interrupt):
+            NoPokeDB(4, path=path, timeout=40)
+        assert time.perf_counter() - begun < 20
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert holder.poll() is None, "it was not the holder that let go"
+
+
 def test_a_killed_holder_lets_go_and_its_rows_are_there(path, holder):
     holder.kill()
     holder.wait()

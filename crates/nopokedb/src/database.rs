@@ -60,7 +60,8 @@ impl Database {
     }
 
     /// [`Database::open`], telling `progress` how many rows of a directory that version 0.5.1 wrote are imported, and of how many.
-    /// Breaking before the last ends it with an error, and nothing is imported. Anything else is opened without a word.
+    /// Breaking before the last ends it with an error, and nothing is imported. While another process holds the directory it is told 0
+    /// of 0, and breaking ends the waiting. Anything else is opened without a word.
     pub fn open_watched(
         path: impl AsRef<Path>,
         options: Options,

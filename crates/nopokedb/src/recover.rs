@@ -81,7 +81,7 @@ impl Engine {
         meta: MetaLocation,
         watch: Watch<'_>,
     ) -> Result<Arc<Engine>> {
-        let lock = lock::acquire(&*vfs, dir, options.timeout_ms)?;
+        let lock = lock::acquire_watched(&*vfs, dir, options.timeout_ms, &mut || watch(0, 0).is_continue())?;
         let log_options = LogOptions::new(&*vfs, options.segment_bytes);
         let mut imported = None;
         let mut found = inspect(&*vfs, dir)?;

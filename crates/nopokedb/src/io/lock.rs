@@ -48,6 +48,16 @@ impl WriterLock {
 ///
 /// A lock that is held is [`ErrorKind::Locked`], naming the holder; with a timeout of 0 at once.
 pub(crate) fn acquire(vfs: &dyn Vfs, dir: &Path, timeout_ms: u64) -> Result<WriterLock> {
+    acquire_watched(vfs, dir, timeout_ms, &mut || true)
+}
+
+/// [`acquire`], asking now and then while it waits whether to go on.
+pub(crate) fn acquire_watched(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    timeout_ms: u64,
+    goes_on: &mut dyn FnMut() -> bool,
+) -> Result<WriterLock> {
     let path = dir.join(LOCK);
     // A deadline too far to be represented is none.
     let deadline = Instant::now().checked_add(Duration::from_millis(timeout_ms));
@@ -64,6 +74,9 @@ pub(crate) fn acquire(vfs: &dyn Vfs, dir: &Path, timeout_ms: u64) -> Result<Writ
         let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
         if left == Some(Duration::ZERO) {
             return Err(locked(vfs, dir, timeout_ms));
+        }
+        if !goes_on() {
+            return Err(Error::argument("stopped while waiting for the lock, by what was told the progress"));
         }
         let retry = Duration::from_millis(RETRY_MS);
         thread::sleep(left.map_or(retry, |left| left.min(retry)));
