@@ -114,12 +114,13 @@ fuzz: ## Let fuzzers at every parser, FUZZ_SECONDS each (needs nightly Rust and 
 	  if ls fuzz/artifacts/$$target/* >/dev/null 2>&1; then echo "fuzz: $$target FAILED, see fuzz/artifacts"; exit 1; fi; \
 	done; fi
 
+# Left out: the test of memory over queries, which would measure what the sanitizer keeps of freed memory.
 asan: ## The Rust tests under AddressSanitizer (needs nightly Rust)
 	@if ! $(CARGO) +nightly --version >/dev/null 2>&1; then \
 	  echo "asan: SKIPPED, no nightly Rust here (rustup toolchain install nightly)"; \
 	else RUSTFLAGS="-Zsanitizer=address" ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 $(CARGO) +nightly test --locked \
 	  -p nopokedb -p nopokedb-kernels --all-features --target $(shell rustc -vV | sed -n 's/^host: //p') --target-dir target/asan \
-	  --lib --tests -- --skip tidy; fi
+	  --lib --tests -- --skip tidy --skip memory_stays_flat; fi
 
 ASAN_HOST   := $(shell rustc -vV | sed -n 's/^host: //p')
 ASAN_DIR    := target/asan/python
