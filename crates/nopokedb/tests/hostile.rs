@@ -6,7 +6,10 @@
 mod support;
 
 use std::fs;
+use std::panic;
 use std::path::Path;
+use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use nopokedb::testing::probe;
 use nopokedb::{Database, NewRows};
@@ -50,12 +53,12 @@ fn try_mutations(what: &str, seeds: &[Vec<u8>], times: usize, probe: impl Fn(&[u
     let mut rng = Rng(11);
     for i in 0..times {
         let bytes = mutated(&seeds[i % seeds.len()], &mut rng);
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| probe(&bytes)));
+        let outcome = panic::catch_unwind(panic::AssertUnwindSafe(|| probe(&bytes)));
         if let Err(panic) = outcome {
             let path = std::env::temp_dir().join(format!("hostile-{what}.bin"));
             fs::write(&path, &bytes).unwrap();
             eprintln!("{what}, mutation {i}: the bytes are in {}", path.display());
-            std::panic::resume_unwind(panic);
+            panic::resume_unwind(panic);
         }
     }
     println!("hostile-files: {times} {what}");
@@ -129,8 +132,24 @@ fn hostile_images_are_refused_or_read() {
     try_mutations("images", &images, 1_000, probe::image);
 }
 
+/// How many of the database's own threads have panicked since it was first asked. None of these panics reaches a caller.
+fn panics_behind_the_scenes() -> usize {
+    static PANICS: AtomicUsize = AtomicUsize::new(0);
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let thread = std::thread::current();
+            PANICS.fetch_add(usize::from(thread.name().is_some_and(|name| name.starts_with("nopokedb"))), SeqCst);
+            before(info);
+        }));
+    });
+    PANICS.load(SeqCst)
+}
+
 #[test]
 fn hostile_directories_are_refused_or_served() {
+    assert_eq!(panics_behind_the_scenes(), 0);
     let names = ["MANIFEST-10", "MANIFEST-11", "log/00000003.seg", "log/00000004.seg"];
     let files: Vec<(&str, Vec<u8>)> = names.iter().map(|n| (*n, kept(n))).collect();
     let borrowed: Vec<(&str, &[u8])> = files.iter().map(|(n, b)| (*n, &**b)).collect();
@@ -139,4 +158,5 @@ fn hostile_directories_are_refused_or_served() {
             probe::directory(&borrowed, name, bytes, &options());
         });
     }
+    assert_eq!(panics_behind_the_scenes(), 0, "see what was printed");
 }

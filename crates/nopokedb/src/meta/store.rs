@@ -12,7 +12,7 @@ use super::open::{State, create, open_at};
 use super::records::Writer;
 use super::text::{self, Tokenizers};
 use super::{AppliedBatch, MetaRow};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::types::{CollectionId, Lsn};
 
 /// So many free pages (1 MiB) are worth giving back, so many in one transaction.
@@ -116,7 +116,9 @@ impl MetaStore {
             if row.lsn <= self.state.applied {
                 continue;
             }
-            assert!(last < row.lsn && row.lsn <= upto, "row {} after row {last}, up to {upto}", row.lsn);
+            if row.lsn <= last || row.lsn > upto {
+                return Err(out_of_order(row.lsn, last, upto).into());
+            }
             last = row.lsn;
             writer.push(row)?;
         }
@@ -268,4 +270,13 @@ impl MetaStore {
     pub(super) fn raw(&self) -> &Connection {
         self.conn.as_ref().unwrap()
     }
+}
+
+/// The log's checksums are right and its numbers are not: no version of ours wrote that.
+fn out_of_order(row: Lsn, last: Lsn, upto: Lsn) -> Error {
+    let message = format!(
+        "the log has row {row} after row {last}, among those up to {upto}: its segments were not written by this program. Nothing was \
+         changed; restore the directory from a backup"
+    );
+    Error::new(ErrorKind::Corruption, message)
 }

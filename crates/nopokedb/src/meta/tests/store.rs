@@ -49,6 +49,26 @@ fn a_clean_reopen_finds_the_stamp_and_leaves_one_file() {
 }
 
 #[test]
+fn rows_that_are_out_of_order_are_an_error_and_none_of_their_batch_is_there() {
+    let ops = log(40);
+    let dir = Dir::new();
+    let (mut store, _) = dir.open(0).unwrap();
+    apply(&mut store, &ops[..10]).unwrap();
+    let before = contents(&store).unwrap();
+    for (i, lsn) in [(15, 15), (19, 1 << 40)] {
+        let mut wrong = ops[10..20].to_vec();
+        wrong[i - 10].lsn = lsn;
+        let upto = Lsn(20);
+        let e = store.apply(wrong.iter().map(Op::row), upto).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Corruption, "{e}");
+        assert!(e.to_string().contains("restore the directory"), "{e}");
+        assert_eq!((contents(&store).unwrap(), store.applied_lsn()), (before.clone(), Lsn(10)));
+    }
+    apply(&mut store, &ops[10..]).unwrap();
+    assert_eq!(contents(&store).unwrap(), model(&ops, 40));
+}
+
+#[test]
 fn the_stamp_is_never_ahead_of_the_rows_when_a_transaction_fails() {
     let ops = log(4_000);
     let dir = Dir::new();
