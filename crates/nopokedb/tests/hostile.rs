@@ -132,6 +132,25 @@ fn hostile_images_are_refused_or_read() {
     try_mutations("images", &images, 1_000, probe::image);
 }
 
+#[test]
+fn what_fuzzers_begin_with_and_once_found_is_refused_or_read() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+    type Probe = fn(&[u8]);
+    let probes: [(&str, Probe); 6] = [
+        ("frame", probe::frame),
+        ("rows", probe::rows),
+        ("segment", probe::segment),
+        ("footer", probe::footer),
+        ("manifest", probe::manifest),
+        ("image", probe::image),
+    ];
+    for (what, probe) in probes {
+        let files: Vec<_> = fs::read_dir(corpus.join(what)).unwrap().collect();
+        assert!(!files.is_empty(), "{what}");
+        files.into_iter().for_each(|file| probe(&fs::read(file.unwrap().path()).unwrap()));
+    }
+}
+
 /// How many of the database's own threads have panicked since it was first asked. None of these panics reaches a caller.
 fn panics_behind_the_scenes() -> usize {
     static PANICS: AtomicUsize = AtomicUsize::new(0);

@@ -249,7 +249,12 @@ impl<'a> FrameView<'a> {
             return Err(self.damaged(i, "the row is beyond the frame's last"));
         }
         let at = i as usize * ROW;
-        RowEntry::decode(&self.payload[at..at + ROW]).ok_or_else(|| self.damaged(i, "the row's kind is unknown"))
+        let entry = RowEntry::decode(&self.payload[at..at + ROW]);
+        let entry = entry.ok_or_else(|| self.damaged(i, "the row's kind is unknown"))?;
+        match self.meta.lsn_first.0.checked_add(u64::from(entry.lsn_offset)) {
+            Some(lsn) if lsn <= self.meta.lsn_last.0 => Ok(entry),
+            _ => Err(self.damaged(i, "the row's number is not among those of its frame")),
+        }
     }
 
     /// The LSN of an entry's row.
